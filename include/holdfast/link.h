@@ -1,0 +1,255 @@
+// A connection that stays up: the stream that is re-established.
+//
+//   auto link = holdfast::Link::Create(*reactor, {
+//       .endpoints   = {"feed-a.example.com:7000", "feed-b.example.com:7000"},
+//       .silence_max = 20s,
+//       .ping        = "PING\r\n",
+//       .on_up       = [](holdfast::Link& l) { l.Send("SUBSCRIBE all\r\n"); },
+//       .on_data     = [](holdfast::Link&, std::span<const std::byte> bytes) { ... },
+//       .on_down     = [](holdfast::Link&, const holdfast::Down& d) { ... },
+//   });
+//
+// What is called back, and in which order (docs/link.md):
+//
+//   Start -> ( dialing -> (on_up -> on_data* -> on_down) | on_down )* -> on_closed
+//
+// on_down comes for every failed attempt and every loss, with the reason and the wait before the next
+// attempt; every on_up gets exactly one on_down; on_closed is last. An attempt that we cancel ourselves
+// (Close while dialing) gets no on_down. Between a loss and its on_down, Send says kNotUp and no on_data
+// comes. There is no default limit of attempts or of time, and the first connect is an attempt like any
+// other.
+//
+// Reactor thread only (but for the stop token, which any thread may trigger). No callback runs inside
+// the call that caused it; any method may be called from any callback of the same reactor; the handle
+// may be destroyed in any state and any callback, its own included, and then nothing more is called
+// (docs/lifetimes.md). A Link is neither copied nor moved, so Link& stays good.
+#ifndef HOLDFAST_LINK_H_
+#define HOLDFAST_LINK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include <holdfast/backoff.h>
+#include <holdfast/endpoint.h>
+#include <holdfast/error.h>
+#include <holdfast/link_state.h>
+#include <holdfast/socket_options.h>
+#include <holdfast/stream.h>
+#include <holdfast/time.h>
+
+namespace holdfast {
+
+class Link;
+class Reactor;
+namespace internal {
+class LinkCore;
+}
+
+// TCP_INFO at the end of a connection (tcp(7)); zeros where there was none.
+struct TcpSnapshot {
+  Duration rtt{0};                    // Smoothed round trip time.
+  std::uint32_t retransmissions = 0;  // In the connection's whole life.
+  Duration last_ack_age{0};           // Since the last acknowledgement arrived.
+  std::uint64_t acked_bytes = 0;      // Acknowledged by the peer's kernel.
+  std::uint64_t unsent_bytes = 0;     // Taken from us by this kernel and never sent.
+};
+
+// What became of the messages of one session. acked + in_doubt + unsent = messages accepted in it,
+// always; in sequence order first the acked ones, then those in doubt, then the unsent.
+struct Account {
+  std::uint64_t first_sequence = 0;  // Of the session's first message, if there was any.
+  std::uint64_t acked = 0;
+  std::uint64_t in_doubt = 0;
+  std::uint64_t unsent = 0;
+
+  [[nodiscard]] constexpr std::uint64_t total() const noexcept { return acked + in_doubt + unsent; }
+  // nullopt: no message of this session.
+  [[nodiscard]] constexpr std::optional<Fate> FateOf(std::uint64_t sequence) const noexcept {
+    if (sequence < first_sequence || sequence - first_sequence >= total()) return std::nullopt;
+    const std::uint64_t index = sequence - first_sequence;
+    if (index < acked) return Fate::kAcked;
+    return index < acked + in_doubt ? Fate::kInDoubt : Fate::kUnsent;
+  }
+};
+
+// A failed attempt, or the end of a session. The views die with the callback.
+struct Down : Account {
+  Error error{};
+  // The attempt's number since the link was last healthy, from 1; 0 at the end of a session that had
+  // proved healthy.
+  std::uint32_t attempt = 0;
+  // The wait before the next attempt; nullopt: there is none, and on_closed is the next callback.
+  std::optional<Duration> retry_in = std::nullopt;
+  std::string_view endpoint{};  // As written in the options.
+  SocketAddress peer{};         // The address that it was about; empty when there was none yet.
+  SocketAddress local{};        // Of the session; empty for a failed attempt.
+  bool was_up = false;          // The end of a session, not a failed attempt.
+  Duration up_for{0};           // How long the session was up.
+  TcpSnapshot tcp{};
+
+  // "receive 192.0.2.7:7000: Connection reset by peer (ECONNRESET), next attempt in 800 ms"
+  [[nodiscard]] std::string ToString() const;
+};
+
+// The end. The account is that of the session that Close ended (the one its on_down told as well), and
+// zero when the link was not up.
+struct Closed : Account {
+  ClosedReason reason = ClosedReason::kUser;
+  Error error{};  // The last failure; kCancelled for a clean Close.
+};
+
+struct SendResult {
+  SendStatus status = SendStatus::kNotUp;
+  // The message's number when kQueued: from 1, never restarted. Else 0.
+  std::uint64_t sequence = 0;
+};
+
+// What to do with messages that a lost session leaves behind.
+enum class OnLoss : std::uint8_t {
+  kHandBack,  // on_down tells their fates; nothing is sent again.
+};
+
+// Shared by any number of links. What is wrong in it is said by Create.
+struct LinkOptions {
+  // At least one (endpoint.h). After a failed attempt the next one is tried, in this order, round and
+  // round; not after kResource, which is about this host.
+  std::vector<std::string> endpoints = {};
+
+  BackoffOptions backoff = {};
+  std::uint32_t attempts_max = 0;               // Since last healthy; 0 = no limit.
+  Duration give_up_after{0};                    // Since last healthy; 0 = no limit.
+  std::uint32_t protocol_errors_max = 3;        // In a row without becoming healthy; >= 1.
+  Duration healthy_after = std::chrono::seconds(10);  // Up for so long = healthy; backoff restarts.
+
+  Duration connect_timeout = std::chrono::seconds(5);   // For one address; > 0. Keep it above 3.07 s:
+                                                        // then a dead neighbour becomes EHOSTUNREACH.
+  Duration attempt_timeout = std::chrono::seconds(15);  // From the look-up to on_up; > 0.
+  Duration login_timeout{0};                    // From on_up to MarkHealthy(); 0 = off.
+
+  // The one number of liveness: a peer from which nothing came for so long is dead, idle or busy, and
+  // the link goes down within this time (plus the loop's own lateness) with kTimeout, operation
+  // kHeartbeat, code 0. 0 = off; else >= 100 ms.
+  //   With `ping` or `on_heartbeat` only received bytes are life; after half of it without any, the ping
+  // goes out. With neither, an acknowledgement by the peer's *kernel* is life too: a dead host is
+  // found, a stuck process behind a live kernel is NOT; and silence_max must be >= 2 s. On AF_UNIX
+  // without ping nothing is judged. A peer that stops reading for so long looks just like a dead one.
+  Duration silence_max = std::chrono::seconds(20);
+  std::string ping = {};
+  Duration ping_interval{0};                    // Pings on schedule too; 0 = only in silence;
+                                                // <= silence_max; needs ping or on_heartbeat.
+
+  // Marks in bytes: writable() is false from high down to low queued; `queue_max` bounds what is queued
+  // *and* not yet acknowledged by the peer's kernel. 0 < low <= high <= max.
+  std::size_t queue_high = 256 << 10;
+  std::size_t queue_low = 64 << 10;
+  std::size_t queue_max = 8 << 20;
+  OnLoss on_loss = OnLoss::kHandBack;
+
+  // How long Close() without an argument, and a stop token, may take to flush.
+  Duration drain = std::chrono::seconds(5);
+  // Triggered, from any thread: Close(drain).
+  std::stop_token stop = {};
+  SocketOptions socket = {};
+
+  absl::AnyInvocable<void(Link&) const> on_up = {};
+  // Bytes received, in order; the view dies with the call.
+  absl::AnyInvocable<void(Link&, std::span<const std::byte>) const> on_data = {};
+  absl::AnyInvocable<void(Link&, const Down&) const> on_down = {};
+  absl::AnyInvocable<void(Link&, const Closed&) const> on_closed = {};
+  // Once for each return of writable() to true.
+  absl::AnyInvocable<void(Link&) const> on_writable = {};
+  // The peer has been silent for half of silence_max: make it talk, with Ping() or Send(). Instead of,
+  // or beside, `ping`.
+  absl::AnyInvocable<void(Link&) const> on_heartbeat = {};
+  // An attempt begins: its number, the endpoint as written.
+  absl::AnyInvocable<void(Link&, std::uint32_t attempt, std::string_view endpoint) const> on_dial = {};
+  // For gauges: the state changed from `from`. Changes within one turn are told as one.
+  absl::AnyInvocable<void(Link&, LinkState from) const> on_state = {};
+  // Just before on_down; may overrule what the class says. `down.retry_in` is what it would be.
+  absl::AnyInvocable<Verdict(const Down&) const> decide = {};
+};
+
+struct LinkStats {
+  std::uint64_t dials = 0;  // Attempts begun.
+  std::uint64_t ups = 0;
+  std::uint64_t downs = 0;  // on_down after on_up.
+  std::uint64_t messages = 0;
+  std::uint64_t bytes_sent = 0;  // Taken by this host's kernel, pings included.
+  std::uint64_t bytes_received = 0;
+  std::uint64_t pings = 0;
+  std::uint64_t acked = 0;  // Messages, over all sessions that ended.
+  std::uint64_t in_doubt = 0;
+  std::uint64_t unsent = 0;
+};
+
+class Link {
+ public:
+  // InvalidArgument names the field and the value. Takes the options by value, or shared by many links.
+  // `user` is returned by user().
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Link>> Create(Reactor& reactor,
+                                                                    LinkOptions options,
+                                                                    void* user = nullptr);
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Link>> Create(
+      Reactor& reactor, std::shared_ptr<const LinkOptions> options, void* user = nullptr);
+  // Aborts; nothing is called back afterwards, not even on_closed. Every state, every callback.
+  ~Link();
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  // Begins the first attempt in the next turn. Cannot fail; a second one does nothing.
+  void Start();
+
+  // Copies or refuses whole; never blocks, kills the link, drops silently, or calls back. By state:
+  // kUp: kQueued, kFull or kTooLarge; kDraining, kClosed: kClosing; else kNotUp. It does not frame.
+  SendResult Send(std::span<const std::byte> message);
+  SendResult Send(std::string_view message) { return Send(std::as_bytes(std::span(message))); }
+  // Bytes outside the account: no sequence number, never handed back. Skipped (false) unless kUp with
+  // nothing queued, so that it never stands between the parts of a message.
+  bool Ping(std::span<const std::byte> bytes);
+  bool Ping(std::string_view bytes) { return Ping(std::as_bytes(std::span(bytes))); }
+
+  // The session is established (logged in, greeted): backoff, attempts and protocol errors start anew,
+  // login_timeout is met. Without it the link counts as healthy after `healthy_after`.
+  void MarkHealthy();
+  // Cuts a wait short: dials in the next turn. Only in kBackoff.
+  void RetryNow();
+  // Goes down with this error, and on as its class says: Drop(Error::Protocol()) when the peer talks
+  // nonsense. Only in kUp.
+  void Drop(const Error& error);
+  // Up: flushes, shuts the write side, reads to the peer's end of file and waits until the peer's
+  // kernel has everything, `drain` long at most (zero: gives up at once); on_closed says what it has.
+  // Else: ends at once. A second one does nothing; before Start is no error.
+  void Close();
+  void Close(Duration drain);
+
+  [[nodiscard]] LinkState state() const noexcept;
+  [[nodiscard]] bool writable() const noexcept;
+  [[nodiscard]] std::size_t queued_bytes() const noexcept;  // Accepted, not yet taken by the kernel.
+  [[nodiscard]] SocketAddress local() const noexcept;  // Of the session; empty when not up.
+  [[nodiscard]] SocketAddress peer() const noexcept;
+  [[nodiscard]] LinkStats stats() const noexcept;
+  // What the flight recorder of the reactor still has of this link, oldest first.
+  [[nodiscard]] std::vector<Transition> history() const;
+  [[nodiscard]] const TcpSnapshot& last_tcp() const noexcept;  // Of the last session that ended.
+  [[nodiscard]] std::uint32_t id() const noexcept;
+  [[nodiscard]] void* user() const noexcept;
+  [[nodiscard]] const LinkOptions& options() const noexcept;
+
+ private:
+  friend class internal::LinkCore;
+  explicit Link(internal::LinkCore* core) noexcept : core_(core) {}
+  internal::LinkCore* core_;
+};
+
+}  // namespace holdfast
+
+#endif  // HOLDFAST_LINK_H_
