@@ -136,8 +136,8 @@ class Reactor {
   // Runs `function` on the reactor's thread, never inline; FIFO for each posting thread. Any thread.
   void Post(absl::AnyInvocable<void()> function);
   // Calls back with a non-empty set of WatchEvents for as long as one of them holds (level-triggered).
-  // InvalidArgument for a descriptor that cannot be polled (a regular file, EPERM of epoll_ctl(2)) or
-  // that is not open; AlreadyExists when it is watched already.
+  // InvalidArgument for a descriptor that cannot be polled (a regular file, EPERM of epoll_ctl(2)), is
+  // not open, or is watched already.
   [[nodiscard]] absl::StatusOr<std::unique_ptr<Watcher>> Watch(
       int fd, unsigned events, absl::AnyInvocable<void(unsigned events)> callback);
 

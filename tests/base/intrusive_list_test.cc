@@ -179,7 +179,7 @@ TEST(IntrusiveListDeathTest, ALinkedElementMustNotDie) {
         list.PushBack(*item);
         item.reset();
       },
-      "CHECK failed");
+      "CHECK failed: !linked");
 }
 
 TEST(IntrusiveListDeathTest, AListWithElementsMustNotDie) {

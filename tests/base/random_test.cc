@@ -100,7 +100,8 @@ TEST(RandomTest, BetweenIncludesBothEnds) {
 TEST(RandomTest, BetweenTheExtremesIsTheWholeRange) {
   Random random(5), reference(5);
   for (int i = 0; i < 100; ++i) ASSERT_EQ(random.Between(0, UINT64_MAX), reference.Next());
-  for (int i = 0; i < 100; ++i) ASSERT_GE(random.Between(UINT64_MAX - 1, UINT64_MAX), UINT64_MAX - 1);
+  for (int i = 0; i < 100; ++i)
+    ASSERT_GE(random.Between(UINT64_MAX - 1, UINT64_MAX), UINT64_MAX - 1);
 }
 
 TEST(RandomDeathTest, BetweenNeedsItsEndsInOrder) {
