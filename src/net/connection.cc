@@ -1,0 +1,406 @@
+#include "net/connection.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error_table.h"
+#include "machine/death.h"
+#include "sys/socket_calls.h"
+
+namespace holdfast::internal {
+namespace {
+
+// Some things give no event: an acknowledgement, the end of a shortage. They are looked at after 1 ms,
+// then twice as late each time, up to 100 ms.
+constexpr Duration kPollInitial = std::chrono::milliseconds(1);
+constexpr Duration kPollMax = std::chrono::milliseconds(100);
+// A shortage of kernel memory that lasts longer is a lost connection (ERRORS.csv, send ENOBUFS).
+constexpr Duration kStallMax = std::chrono::seconds(1);
+
+}  // namespace
+
+Connection::Connection(ReactorCore& core, ConnectionOwner& owner, Keep keep) noexcept
+    : core_(core), owner_(owner), queue_(core.blocks()), keep_(keep) {}
+
+Connection::~Connection() {
+  HOLDFAST_CHECK(phase_ == Phase::kNone);
+  HOLDFAST_CHECK(socket_ == nullptr);
+}
+
+void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept {
+  HOLDFAST_CHECK(phase_ == Phase::kNone);
+  HOLDFAST_CHECK(socket->idle());
+  socket_ = std::move(socket);
+  socket_->events = this;
+  limits_ = limits;
+  phase_ = Phase::kOpen;
+  write_ = WriteSide::kOpen;
+  read_ = ReadSide::kOpen;
+  room_ = Room::kYes;
+  sticky_ = declared_ = {};
+  received_ = 0;
+  trim_.Reset();
+  stalled_since_ = kNever;
+  StartReceive();
+}
+
+// --- What the owner asks for.
+
+Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
+  if (!can_send()) return Queued::kClosed;
+  if (bytes.size() > limits_.max) return Queued::kTooLarge;
+  const auto full = [&] { return queue_.held() + bytes.size() > limits_.max; };
+  if (full()) Trim();
+  if (full() || !queue_.Append(bytes)) {
+    room_ = Room::kNo;
+    if (queue_.queued() <= limits_.low) PollSoon();  // Only acknowledgements can make room.
+    return Queued::kFull;
+  }
+  trim_.OnMessage();
+  if (queue_.queued() >= limits_.high) room_ = Room::kNo;
+  core_.MarkDirty(*this);
+  return Queued::kYes;
+}
+
+void Connection::Pause() noexcept {
+  if (phase_ != Phase::kOpen || read_ != ReadSide::kOpen) return;
+  read_ = ReadSide::kPaused;
+  core_.backend().Cancel(*socket_, OpKind::kReceive);
+}
+
+void Connection::Resume() noexcept {
+  if (phase_ != Phase::kOpen || read_ != ReadSide::kPaused) return;
+  read_ = ReadSide::kOpen;
+  core_.Defer(*this);  // What is held comes first, and not inside this call.
+}
+
+void Connection::CloseWrite() noexcept {
+  if (phase_ != Phase::kOpen || write_ != WriteSide::kOpen) return;
+  write_ = WriteSide::kClosing;
+  core_.MarkDirty(*this);
+}
+
+void Connection::Drain(Instant deadline) noexcept {
+  HOLDFAST_CHECK(phase_ == Phase::kOpen);
+  phase_ = Phase::kDraining;
+  drain_deadline_ = deadline;
+  if (write_ == WriteSide::kOpen) write_ = WriteSide::kClosing;
+  // Paused or not, it reads to the end of file; what is paused is read and dropped.
+  if (read_ == ReadSide::kPaused) held_.clear();
+  StartReceive();
+  core_.MarkDirty(*this);
+  owner_.OnDeadlineChanged();
+}
+
+void Connection::Settle(const Error& why) noexcept {
+  HOLDFAST_CHECK(phase_ != Phase::kNone);
+  if (phase_ == Phase::kSettling) return;
+  // What had died by itself before is not ours to name.
+  if (phase_ != Phase::kLost) declared_ = why;
+  phase_ = Phase::kSettling;
+  drain_deadline_ = poll_at_ = kNever;
+  core_.backend().Cancel(*socket_, OpKind::kReceive);
+  core_.backend().Cancel(*socket_, OpKind::kSend);
+  core_.Defer(*this);
+}
+
+// --- Deadlines.
+
+Instant Connection::next_deadline() const noexcept { return std::min(drain_deadline_, poll_at_); }
+
+void Connection::PollSoon() noexcept {
+  if (poll_at_ != kNever) return;
+  poll_interval_ = std::clamp(poll_interval_ * 2, kPollInitial, kPollMax);
+  poll_at_ = SaturatingAdd(core_.now(), poll_interval_);
+  owner_.OnDeadlineChanged();
+}
+
+void Connection::OnDeadline(Instant now) noexcept {
+  if (now >= drain_deadline_) {
+    Settle(Error::Deadline(Operation::kClose));
+    return;
+  }
+  if (now < poll_at_) return;
+  poll_at_ = kNever;
+  if (write_ == WriteSide::kFailed && (read_ == ReadSide::kOpen || phase_ == Phase::kDraining)) {
+    Lose();  // Its receive should have ended long ago.
+    return;
+  }
+  if (stalled_since_ != kNever) {
+    if (now - stalled_since_ > kStallMax) {
+      Note(stall_);
+      Lose();
+      return;
+    }
+    StartReceive();
+    core_.MarkDirty(*this);
+  }
+  if (phase_ == Phase::kDraining) {
+    ContinueDrain();
+    return;
+  }
+  if (room_ == Room::kNo) {
+    Trim();
+    CheckRoom();
+  }
+}
+
+void Connection::Trim() noexcept {
+  trim_.Reset();
+  if (keep_ != Keep::kUntilAcked || socket_ == nullptr || socket_->domain == AF_UNIX) return;
+  const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
+  if (!unacked.has_value()) return;
+  const std::uint64_t boundary =
+      AckedBoundary(queue_.sent(), *unacked, write_ == WriteSide::kShut);
+  if (boundary <= queue_.released()) return;
+  queue_.Release(boundary);
+  owner_.OnAcked(boundary);
+}
+
+std::optional<Instant> Connection::LastAck() const noexcept {
+  const auto age = ReadLastAckAge(core_.kernel(), socket_->fd);
+  if (!age.has_value()) return std::nullopt;
+  return core_.kernel().ClockNow() - *age;
+}
+
+// The last thing its caller does: OnWritable may end everything.
+void Connection::CheckRoom() noexcept {
+  if (room_ == Room::kYes || queue_.queued() > limits_.low || !can_send()) return;
+  if (queue_.held() > limits_.max / 2) {
+    PollSoon();
+    return;
+  }
+  room_ = Room::kYes;
+  poll_interval_ = {};
+  owner_.OnWritable();
+}
+
+// --- Sending.
+
+void Connection::Flush() noexcept {
+  if (phase_ != Phase::kOpen && phase_ != Phase::kDraining) return;
+  if (socket_->send != OpState::kIdle) return;  // OnSend comes back here.
+  if (stalled_since_ != kNever && poll_at_ != kNever) return;
+  if (write_ != WriteSide::kOpen && write_ != WriteSide::kClosing) {
+    ContinueDrain();
+    return;
+  }
+  iovec parts[kSendPartsMax];
+  const std::size_t count = queue_.Gather(parts);
+  if (count == 0) {
+    if (write_ == WriteSide::kClosing) {
+      // The write side alone: both would destroy what the peer is still sending (KERNEL.md).
+      static_cast<void>(core_.kernel().Shutdown(socket_->fd, SHUT_WR));
+      write_ = WriteSide::kShut;
+      ContinueDrain();
+    }
+    return;
+  }
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < count; ++i) size += parts[i].iov_len;
+  const bool waited_for =
+      size < queue_.queued() || room_ == Room::kNo || write_ == WriteSide::kClosing;
+  core_.backend().Send(*socket_, std::span(parts, count),
+                       waited_for ? Notify::kPromptly : Notify::kWithNextEvent);
+}
+
+void Connection::OnSend(Socket&, Result result) noexcept {
+  if (result.value > 0) {
+    queue_.OnSent(static_cast<std::size_t>(result.value));
+    trim_.OnWritten(static_cast<std::size_t>(result.value));
+    stalled_since_ = kNever;
+    poll_interval_ = {};
+    if (keep_ == Keep::kUntilSent || socket_->domain == AF_UNIX) {
+      queue_.Release(queue_.sent());
+      owner_.OnAcked(queue_.sent());
+    } else if (trim_.due()) {
+      Trim();
+    }
+  }
+  if (phase_ == Phase::kLost || phase_ == Phase::kSettling) {
+    if (!result.ok()) Note(result.error());
+    core_.Defer(*this);
+    return;
+  }
+  if (result.ok()) {
+    if (queue_.queued() > 0 || write_ == WriteSide::kClosing) core_.MarkDirty(*this);
+    CheckRoom();
+    return;
+  }
+  const Error error = result.error();
+  if (error.action == Action::kRetryInPlace) {
+    Stall(error);
+    return;
+  }
+  Note(error);
+  write_ = WriteSide::kFailed;
+  // The socket is dead, and its receive is about to end: what arrived before is still delivered, and
+  // the reason may be told there. Nothing to wait for where nothing is received.
+  if (read_ == ReadSide::kEnded || error.action == Action::kStop) {
+    Lose();
+    return;
+  }
+  poll_at_ = SaturatingAdd(core_.now(), kStallMax);
+  owner_.OnDeadlineChanged();
+}
+
+// --- Receiving.
+
+void Connection::StartReceive() noexcept {
+  if (socket_->receive == OpState::kIdle && read_ != ReadSide::kEnded) {
+    core_.backend().Receive(*socket_);
+  }
+}
+
+void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexcept {
+  if (result.value <= 0) {
+    OnReceiveEnd(result);
+    return;
+  }
+  const std::span<const std::byte> bytes(data, static_cast<std::size_t>(result.value));
+  received_ += bytes.size();
+  const bool in_use = phase_ == Phase::kOpen || phase_ == Phase::kDraining;
+  if (!in_use) return;
+  if (read_ == ReadSide::kPaused || !held_.empty()) {
+    if (phase_ == Phase::kOpen) held_.insert(held_.end(), bytes.begin(), bytes.end());
+    return;
+  }
+  owner_.OnBytes(bytes);
+}
+
+void Connection::OnReceiveEnd(Result result) noexcept {
+  const Error error = result.ok() ? Error{} : result.error();
+  if (error.failed() && error.action != Action::kRetryInPlace) Note(error);
+  if (phase_ == Phase::kLost || phase_ == Phase::kSettling) {
+    core_.Defer(*this);
+    return;
+  }
+  // Paused: the next Receive will say it again, or what is left of it; the reason is noted.
+  if (read_ == ReadSide::kPaused && phase_ == Phase::kOpen) return;
+  if (error.error_class == ErrorClass::kCancelled) {
+    StartReceive();  // A pause that was taken back meanwhile.
+    return;
+  }
+  if (error.action == Action::kRetryInPlace) {
+    Stall(error);
+    return;
+  }
+  if (error.failed()) {
+    Lose();
+    return;
+  }
+  const bool own_fin = write_ == WriteSide::kShut;
+  const bool fin = socket_->domain == AF_UNIX ||
+                   FinArrived(ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, own_fin,
+                                             DeathKind::kDeclared),
+                              received_);
+  if (!fin) {
+    Lose();  // A reset whose error another call has taken (KERNEL.md 2).
+    return;
+  }
+  if (!held_.empty()) {
+    StartReceive();  // What is held comes first; the end is said again.
+    return;
+  }
+  read_ = ReadSide::kEnded;
+  if (write_ == WriteSide::kFailed) {
+    Lose();
+  } else if (phase_ == Phase::kDraining) {
+    ContinueDrain();
+  } else {
+    owner_.OnEndOfFile();
+  }
+}
+
+void Connection::DeliverHeld() noexcept {
+  const std::vector<std::byte> held = std::exchange(held_, {});
+  if (!held.empty()) owner_.OnBytes(held);
+}
+
+// --- The end.
+
+void Connection::Note(const Error& error) noexcept {
+  core_.Count(error);
+  if (!sticky_.failed() && IsTelling(error.code)) sticky_ = error;
+}
+
+// This host is short of something; the connection lives, and the same call is made again soon.
+void Connection::Stall(const Error& error) noexcept {
+  if (stalled_since_ == kNever) stalled_since_ = core_.now();
+  stall_ = error;
+  PollSoon();
+}
+
+void Connection::Lose() noexcept {
+  phase_ = Phase::kLost;
+  drain_deadline_ = poll_at_ = kNever;
+  owner_.OnLost();
+}
+
+void Connection::ContinueDrain() noexcept {
+  if (phase_ != Phase::kDraining) return;
+  if (write_ != WriteSide::kShut || read_ != ReadSide::kEnded) return;
+  const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
+  if (unacked.value_or(0) == 0) {
+    Settle(Error::Cancelled());
+  } else {
+    PollSoon();
+  }
+}
+
+void Connection::RunDeferred() noexcept {
+  if (phase_ == Phase::kSettling) {
+    if (socket_->idle()) Finish();
+    return;
+  }
+  if (phase_ == Phase::kOpen && read_ == ReadSide::kOpen) {
+    StartReceive();
+    DeliverHeld();
+  }
+}
+
+WireAccount Connection::ReadAccount(const DeathFacts& facts) noexcept {
+  const std::uint64_t written = queue_.sent();
+  if (!facts.tcp) {
+    // On AF_UNIX an end of file after ours means that the peer read everything: with bytes unread it
+    // would have been a reset. Else nothing is known.
+    const bool read_all = write_ == WriteSide::kShut && read_ == ReadSide::kEnded;
+    return read_all ? WireAccount{written, written, true} : AccountOfUnknown(written, 0);
+  }
+  if (!facts.info_valid || !facts.outq_valid) return AccountOfUnknown(written, queue_.released());
+  if (facts.tcp_state == kTcpClose) return AccountOfDead(written, facts);
+  if (facts.outq == 0) return {written, written, true};
+  const std::uint64_t acked = AckedBoundary(written, facts.outq, facts.own_fin);
+  return AccountOfGivenUp(written, acked,
+                          DisconnectTwice(core_.kernel(), socket_->fd, facts.outq),
+                          facts.own_fin);
+}
+
+// Nothing is in flight: the figures are read now, between the last completion and close.
+void Connection::Finish() noexcept {
+  SessionEnd end;
+  end.facts = ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain,
+                             write_ == WriteSide::kShut,
+                             declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
+  end.error = declared_.failed()
+                  ? declared_
+                  : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
+  end.account = ReadAccount(end.facts);
+  end.delivered = end.account.acked == queue_.end();
+  end.bytes_sent = queue_.sent();
+  end.bytes_received = received_;
+  core_.backend().Close(*socket_);
+  --core_.population().sockets;
+  socket_.reset();
+  if (Flushable::linked()) Flushable::Unlink();
+  if (Deferred::linked()) Deferred::Unlink();
+  held_ = {};
+  queue_.Clear();
+  phase_ = Phase::kNone;
+  drain_deadline_ = poll_at_ = kNever;
+  owner_.OnSettled(end);
+}
+
+}  // namespace holdfast::internal

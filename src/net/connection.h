@@ -1,0 +1,191 @@
+// A connected socket with a queue before it and an honest end behind it: what Stream and Link share.
+//
+// It sends what is queued, once a turn; it hands on what is received; and when the connection ends, for
+// whatever reason, it waits until nothing of it is in flight, reads the figures, and says once why it
+// ended and which bytes the peer's kernel has (KERNEL.md, "Death and the account"). A connection that is
+// given up alive is disconnected twice, so that the kernel sends nothing that was called unsent.
+//
+//              Drain                       all settled
+//     kOpen ----------> kDraining ----+---------------> kNone --> OnSettled
+//       |   a failure,      |         |
+//       +--- Settle --------+--> kSettling
+//
+// It owns no timer: it names its next deadline. Wire offsets count bytes of the session from 0, here and
+// in the queue and the ledger, above any byte transform that may come below.
+#ifndef HOLDFAST_NET_CONNECTION_H_
+#define HOLDFAST_NET_CONNECTION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/socket.h"
+#include <holdfast/endpoint.h>
+#include <holdfast/error.h>
+#include "machine/account.h"
+#include "machine/ledger.h"
+#include "machine/send_queue.h"
+#include "reactor/reactor_core.h"
+
+namespace holdfast::internal {
+
+// How a connection ended. Wire offsets of the session.
+struct SessionEnd {
+  Error error{};           // Not failed(): drained in good order.
+  WireAccount account{};
+  DeathFacts facts{};
+  bool delivered = false;  // Everything that was accepted is with the peer's kernel.
+  std::uint64_t bytes_sent = 0;  // Taken by this kernel.
+  std::uint64_t bytes_received = 0;
+};
+
+// Each call is the last thing that the connection does before it returns to the loop; the owner may
+// destroy its handle in it. None runs inside a call of the owner's.
+class ConnectionOwner {
+ public:
+  virtual void OnBytes(std::span<const std::byte> bytes) noexcept = 0;
+  // The peer's FIN, verified; nothing more will be received. The write side is as it was.
+  virtual void OnEndOfFile() noexcept = 0;
+  // It is lost: nothing more is received or sent. Settle() is due.
+  virtual void OnLost() noexcept = 0;
+  virtual void OnWritable() noexcept = 0;
+  // Bytes below `boundary` are acknowledged by the peer's kernel (what is kept), or taken by ours.
+  virtual void OnAcked(std::uint64_t boundary) noexcept = 0;
+  virtual void OnSettled(const SessionEnd& end) noexcept = 0;
+  // next_deadline() is earlier than it was.
+  virtual void OnDeadlineChanged() noexcept = 0;
+
+ protected:
+  ~ConnectionOwner() = default;
+};
+
+// What happens to bytes that the kernel took.
+enum class Keep : std::uint8_t {
+  kUntilAcked,  // Link: kept, and counted against the hard limit, until the peer's kernel has them.
+  kUntilSent,   // Stream.
+};
+
+struct ConnectionLimits {
+  std::size_t high = 0;
+  std::size_t low = 0;
+  std::size_t max = 0;
+};
+
+class Connection final : public SocketEvents, public Flushable, public Deferred {
+ public:
+  Connection(ReactorCore& core, ConnectionOwner& owner, Keep keep) noexcept;
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  // Requires: !busy(). Receives from now on.
+  void Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept;
+  [[nodiscard]] bool busy() const noexcept { return phase_ != Phase::kNone; }
+
+  // Neither lost nor being ended: Drain is allowed.
+  [[nodiscard]] bool in_use() const noexcept { return phase_ == Phase::kOpen; }
+
+  enum class Queued : std::uint8_t { kYes, kFull, kTooLarge, kClosed };
+  // Copies or refuses whole.
+  [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
+  void Pause() noexcept;
+  void Resume() noexcept;
+  // Flushes, then shuts the write side.
+  void CloseWrite() noexcept;
+  // Flushes, shuts the write side, reads to the end of file, waits until everything is acknowledged;
+  // settles then, or when `deadline` has passed. OnSettled follows, or OnLost.
+  void Drain(Instant deadline) noexcept;
+  // Ends it: cancels what is in flight; OnSettled follows, never inside this call. `why` says that we
+  // declare it dead; not failed(): it died by itself, find out how.
+  void Settle(const Error& why) noexcept;
+
+  [[nodiscard]] Instant next_deadline() const noexcept;
+  void OnDeadline(Instant now) noexcept;
+  // Spends one SIOCOUTQ to learn what is acknowledged, and lets go of it.
+  void Trim() noexcept;
+  // When the peer's kernel last acknowledged something; nullopt where the kernel cannot say.
+  [[nodiscard]] std::optional<Instant> LastAck() const noexcept;
+
+  [[nodiscard]] int fd() const noexcept { return socket_ == nullptr ? -1 : socket_->fd; }
+  [[nodiscard]] int domain() const noexcept { return socket_ == nullptr ? 0 : socket_->domain; }
+  [[nodiscard]] bool writable() const noexcept { return room_ == Room::kYes; }
+  [[nodiscard]] bool can_send() const noexcept {
+    return phase_ == Phase::kOpen && write_ == WriteSide::kOpen;
+  }
+  [[nodiscard]] std::size_t queued() const noexcept { return queue_.queued(); }
+  [[nodiscard]] std::uint64_t accepted() const noexcept { return queue_.end(); }
+  [[nodiscard]] std::uint64_t written() const noexcept { return queue_.sent(); }
+  [[nodiscard]] std::uint64_t received() const noexcept { return received_; }
+
+  // SocketEvents.
+  void OnConnect(Socket&, Result) noexcept override { HOLDFAST_CHECK(false); }
+  void OnAccept(Socket&, Result) noexcept override { HOLDFAST_CHECK(false); }
+  void OnReceive(Socket& socket, Result result, const std::byte* data) noexcept override;
+  void OnSend(Socket& socket, Result result) noexcept override;
+  // Flushable, Deferred.
+  void Flush() noexcept override;
+  void RunDeferred() noexcept override;
+
+ private:
+  enum class Phase : std::uint8_t {
+    kNone,      // No socket.
+    kOpen,      // In use.
+    kDraining,  // Closing in good order; drain_deadline_ runs.
+    kLost,      // OnLost was called; waits for Settle.
+    kSettling,  // Everything cancelled; waits until the socket is idle.
+  };
+  enum class WriteSide : std::uint8_t {
+    kOpen,
+    kClosing,  // Takes nothing more; is shut once the queue is empty.
+    kShut,     // Our FIN is sent, or queued behind the last byte.
+    kFailed,   // A send failed; what is received still counts, until receiving ends too.
+  };
+  enum class ReadSide : std::uint8_t {
+    kOpen,
+    kPaused,  // By the user. What arrived meanwhile is in held_.
+    kEnded,   // The peer's FIN, verified.
+  };
+  enum class Room : std::uint8_t {
+    kYes,
+    kNo,  // The high mark was reached or a Send refused; OnWritable at the low mark.
+  };
+
+  void StartReceive() noexcept;
+  void DeliverHeld() noexcept;
+  void OnReceiveEnd(Result result) noexcept;
+  void Note(const Error& error) noexcept;
+  void Stall(const Error& error) noexcept;
+  void Lose() noexcept;
+  void ContinueDrain() noexcept;
+  void CheckRoom() noexcept;
+  void PollSoon() noexcept;
+  void Finish() noexcept;
+  [[nodiscard]] WireAccount ReadAccount(const DeathFacts& facts) noexcept;
+
+  ReactorCore& core_;
+  ConnectionOwner& owner_;
+  std::unique_ptr<Socket> socket_;
+  SendQueue queue_;
+  TrimPolicy trim_;
+  ConnectionLimits limits_;
+  const Keep keep_;
+  Phase phase_ = Phase::kNone;
+  WriteSide write_ = WriteSide::kOpen;
+  ReadSide read_ = ReadSide::kOpen;
+  Room room_ = Room::kYes;
+  Error sticky_{};    // The first telling failure of a call.
+  Error declared_{};  // Why we gave it up, if we did.
+  std::uint64_t received_ = 0;
+  std::vector<std::byte> held_;  // Bounded by what the kernel had completed when it was paused.
+  Instant drain_deadline_ = kNever;
+  Instant poll_at_ = kNever;     // The next look at something that gives no event.
+  Duration poll_interval_{0};
+  Instant stalled_since_ = kNever;  // The first of a run of kResource answers; stall_ is the last.
+  Error stall_{};
+};
+
+}  // namespace holdfast::internal
+
+#endif  // HOLDFAST_NET_CONNECTION_H_

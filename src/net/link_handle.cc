@@ -1,0 +1,68 @@
+// The public side of a link: it forwards; and the texts of what it tells.
+#include <utility>
+
+#include <holdfast/link.h>
+#include "net/link_core.h"
+#include "net/options.h"
+
+namespace holdfast {
+namespace {
+
+// "800 ms"; "12.3 s" from 10 s on; whole milliseconds, rounded up, so that it is never "0 ms" early.
+std::string FormatWait(Duration wait) {
+  const std::int64_t ms = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
+  if (ms < 10'000) return std::to_string(ms) + " ms";
+  const std::int64_t tenths = (ms + 50) / 100;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " s";
+}
+
+}  // namespace
+
+std::string Down::ToString() const {
+  // "connect: Connection refused (ECONNREFUSED)" with the peer behind the operation.
+  std::string text = error.ToString();
+  const std::string where = peer.empty() ? std::string(endpoint) : peer.ToString();
+  const std::size_t colon = text.find(':');
+  text.insert(colon == std::string::npos ? text.size() : colon, " " + where);
+  text += retry_in.has_value() ? ", next attempt in " + FormatWait(*retry_in)
+                               : ", no further attempt";
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<Link>> Link::Create(Reactor& reactor, LinkOptions options,
+                                                   void* user) {
+  return Create(reactor, std::make_shared<const LinkOptions>(std::move(options)), user);
+}
+
+absl::StatusOr<std::unique_ptr<Link>> Link::Create(Reactor& reactor,
+                                                   std::shared_ptr<const LinkOptions> options,
+                                                   void* user) {
+  if (options == nullptr) return absl::InvalidArgumentError("LinkOptions = nullptr");
+  if (absl::Status status = internal::ValidateLinkOptions(*options); !status.ok()) return status;
+  return internal::LinkCore::Create(internal::ReactorCore::Of(reactor), std::move(options), user);
+}
+
+Link::~Link() { core_->Abandon(); }
+void Link::Start() { core_->Start(); }
+SendResult Link::Send(std::span<const std::byte> message) { return core_->Send(message); }
+bool Link::Ping(std::span<const std::byte> bytes) { return core_->Ping(bytes); }
+void Link::MarkHealthy() { core_->MarkHealthy(); }
+void Link::RetryNow() { core_->RetryNow(); }
+void Link::Drop(const Error& error) { core_->Drop(error); }
+void Link::Close() { core_->Close(core_->options().drain, ClosedReason::kUser); }
+void Link::Close(Duration drain) { core_->Close(drain, ClosedReason::kUser); }
+LinkState Link::state() const noexcept { return core_->state(); }
+bool Link::writable() const noexcept { return core_->writable(); }
+std::size_t Link::queued_bytes() const noexcept { return core_->queued_bytes(); }
+SocketAddress Link::local() const noexcept { return core_->local(); }
+SocketAddress Link::peer() const noexcept { return core_->peer(); }
+LinkStats Link::stats() const noexcept { return core_->stats(); }
+std::vector<Transition> Link::history() const {
+  return core_->reactor().recorder().Read(core_->id());
+}
+const TcpSnapshot& Link::last_tcp() const noexcept { return core_->last_tcp(); }
+std::uint32_t Link::id() const noexcept { return core_->id(); }
+void* Link::user() const noexcept { return core_->user(); }
+const LinkOptions& Link::options() const noexcept { return core_->options(); }
+
+}  // namespace holdfast

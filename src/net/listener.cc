@@ -1,0 +1,129 @@
+#include "net/listener_core.h"
+
+#include "core/error_table.h"
+#include "net/options.h"
+#include "net/socket_setup.h"
+#include "net/stream_core.h"
+#include "sys/socket_calls.h"
+
+namespace holdfast {
+namespace internal {
+
+absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core,
+                                                               ListenerOptions options,
+                                                               void* user) {
+  if (absl::Status status = ValidateListenerOptions(options); !status.ok()) return status;
+  const SocketAddress address = *Endpoint::Parse(options.endpoint)->literal();
+  std::unique_ptr<ListenerCore> listener(new ListenerCore(core, std::move(options), user));
+  Socket& socket = listener->socket_;
+  if (const int result = core.backend().Open(socket, address.family()); result < 0) {
+    return Classify(internal::Call::kSocket, -result).ToStatus();
+  }
+  const Error error = PrepareToListen(core.kernel(), socket.fd, address,
+                                      listener->options_.backlog, listener->options_.reuse_port,
+                                      listener->options_.socket);
+  if (error.failed()) {
+    core.backend().Close(socket);
+    return error.ToStatus();
+  }
+  listener->local_ = LocalAddressOf(core.kernel(), socket.fd);
+  core.backend().Accept(socket);
+  ReactorCore::Population& population = core.population();
+  ++population.handles;
+  ++population.cores;
+  ++population.listeners;
+  ++population.sockets;
+  std::unique_ptr<Listener> handle(new Listener(listener.get()));
+  listener.release()->handle_ = handle.get();
+  return handle;
+}
+
+ListenerCore::ListenerCore(ReactorCore& core, ListenerOptions options, void* user)
+    : TimerNode([](TimerNode& node) {
+        auto& listener = static_cast<ListenerCore&>(node);
+        listener.stage_ = Stage::kAccepting;
+        listener.core_.backend().Accept(listener.socket_);
+      }),
+      core_(core),
+      options_(std::move(options)),
+      user_(user),
+      socket_(*this) {}
+
+void ListenerCore::Abandon() noexcept {
+  handle_ = nullptr;
+  --core_.population().handles;
+  --core_.population().listeners;
+  if (stage_ != Stage::kClosed) return Close();
+  --core_.population().cores;
+  core_.Bury(*this);
+}
+
+void ListenerCore::Close() noexcept {
+  if (stage_ == Stage::kClosed) return;
+  stage_ = Stage::kClosing;
+  core_.wheel().Cancel(*this);
+  core_.backend().Cancel(socket_, OpKind::kAccept);
+  core_.Defer(*this);
+}
+
+void ListenerCore::RunDeferred() noexcept {
+  if (stage_ != Stage::kClosing || !socket_.idle()) return;
+  core_.backend().Close(socket_);
+  --core_.population().sockets;
+  stage_ = Stage::kClosed;
+  if (handle_ == nullptr) {
+    --core_.population().cores;
+    core_.Bury(*this);
+    return;
+  }
+  Call(options_.on_closed);
+}
+
+void ListenerCore::Accepted(int fd) noexcept {
+  auto socket = std::make_unique<Socket>(*this);  // Its events go to the stream once that opens it.
+  if (stage_ != Stage::kAccepting || core_.backend().Adopt(*socket, fd, socket_.domain) < 0) {
+    core_.kernel().Close(fd);
+    return;
+  }
+  ++core_.population().sockets;
+  ++stats_.accepted;
+  pause_.OnSuccess();
+  PrepareAccepted(core_.kernel(), fd, socket_.domain, options_.socket);
+  Call(options_.on_accept, StreamCore::Create(core_, std::move(socket)));
+}
+
+void ListenerCore::OnAccept(Socket&, Result result) noexcept {
+  if (result.ok()) return Accepted(result.value);
+  if (stage_ == Stage::kClosing) return core_.Defer(*this);
+  const Error error = result.error();
+  core_.Count(error);
+  switch (error.action) {
+    case Action::kRetryInPlace:  // About one connection; the listener is healthy.
+      core_.backend().Accept(socket_);
+      return;
+    case Action::kPause:
+      stage_ = Stage::kResting;
+      ++stats_.pauses;
+      core_.wheel().Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
+      break;
+    default:
+      stage_ = Stage::kEnded;
+      break;
+  }
+  Call(options_.on_error, error);
+}
+
+}  // namespace internal
+
+absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(Reactor& reactor,
+                                                           ListenerOptions options, void* user) {
+  return internal::ListenerCore::Create(internal::ReactorCore::Of(reactor), std::move(options),
+                                        user);
+}
+Listener::~Listener() { core_->Abandon(); }
+void Listener::Close() { core_->Close(); }
+SocketAddress Listener::local() const noexcept { return core_->local(); }
+ListenerStats Listener::stats() const noexcept { return core_->stats(); }
+void* Listener::user() const noexcept { return core_->user(); }
+
+}  // namespace holdfast
