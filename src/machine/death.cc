@@ -1,0 +1,51 @@
+#include "machine/death.h"
+
+namespace holdfast::internal {
+namespace {
+
+// "Try again" is an answer while something goes on. What is over, for a reason that should not have
+// ended it, is over for an unknown one.
+[[nodiscard]] Error Ended(Error error) noexcept {
+  if (error.error_class == ErrorClass::kTryAgain) {
+    error.error_class = ErrorClass::kUnknown;
+    error.action = Action::kBackOff;
+  }
+  return error;
+}
+
+}  // namespace
+
+Error JudgeConnect(const ConnectFacts& facts) noexcept {
+  if (facts.connect_result != 0) {
+    return Ended(
+        Classify(facts.call, facts.connect_result, facts.is_unix ? Detail::kUnix : Detail::kNone));
+  }
+  if (facts.peer_name_error != 0) {
+    if (facts.socket_error != 0) return Ended(Classify(Call::kConnectResult, facts.socket_error));
+    // A bug of ours (a closed descriptor) stays one. Whatever else getpeername says, the connection
+    // was made and is no more.
+    const Error error = Classify(Call::kGetpeername, facts.peer_name_error);
+    if (error.error_class == ErrorClass::kInvalid) return error;
+    return {Operation::kConnect, ErrorClass::kReset, Action::kBackOff, facts.peer_name_error};
+  }
+  if (facts.self) return Classify(Call::kConnectResult, 0, Detail::kSelfConnect);
+  return {};
+}
+
+bool FinArrived(const DeathFacts& facts, std::uint64_t bytes_read) noexcept {
+  return facts.tcp && facts.info_valid && facts.bytes_received - bytes_read - facts.inq == 1;
+}
+
+Error JudgeDeath(const DeathFacts& facts, const Error& sticky, bool saw_eof,
+                 std::uint64_t bytes_read) noexcept {
+  if (FinArrived(facts, bytes_read)) return Classify(Call::kRecv, 0, Detail::kCloseWait);
+  if (!facts.tcp && saw_eof) return Classify(Call::kRecv, 0);
+
+  if (sticky.failed() && (sticky.code == 0 || IsTelling(sticky.code))) return sticky;
+
+  if (facts.socket_error != 0) return Ended(Classify(Call::kRecv, facts.socket_error));
+  if (saw_eof && !facts.info_valid) return Classify(Call::kRecv, 0);
+  return Classify(Call::kRecv, 0, Detail::kClosed);
+}
+
+}  // namespace holdfast::internal
