@@ -48,12 +48,14 @@ void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& li
 
 // --- What the owner asks for.
 
+void Connection::MakeRoom(std::size_t size) noexcept {
+  if (queue_.held() + size > limits_.max && size <= limits_.max) Trim();
+}
+
 Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
   if (!can_send()) return Queued::kClosed;
   if (bytes.size() > limits_.max) return Queued::kTooLarge;
-  const auto full = [&] { return queue_.held() + bytes.size() > limits_.max; };
-  if (full()) Trim();
-  if (full() || !queue_.Append(bytes)) {
+  if (queue_.held() + bytes.size() > limits_.max || !queue_.Append(bytes)) {
     room_ = Room::kNo;
     if (queue_.queued() <= limits_.low) PollSoon();  // Only acknowledgements can make room.
     return Queued::kFull;

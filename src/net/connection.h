@@ -88,6 +88,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   [[nodiscard]] bool in_use() const noexcept { return phase_ == Phase::kOpen; }
 
   enum class Queued : std::uint8_t { kYes, kFull, kTooLarge, kClosed };
+  // Where `size` bytes would not fit: asks the kernel what is acknowledged by now, and lets go of it.
+  void MakeRoom(std::size_t size) noexcept;
   // Copies or refuses whole.
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
   void Pause() noexcept;

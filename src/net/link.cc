@@ -302,8 +302,8 @@ void LinkCore::OnLivenessDeadline() noexcept {
     case Liveness::Step::kNone:
       return;
     case Liveness::Step::kPing:
-      if (!options_->ping.empty()) {
-        static_cast<void>(Ping(std::as_bytes(std::span(options_->ping))));
+      if (!options_->ping.empty() && !Ping(std::as_bytes(std::span(options_->ping)))) {
+        liveness_.OnPingSkipped(core_.now());  // Bytes wait in the queue: later, then.
       }
       Call(options_->on_heartbeat);
       return;

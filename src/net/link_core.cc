@@ -107,8 +107,13 @@ void LinkCore::Close(Duration drain, ClosedReason reason) {
 }
 
 SendResult LinkCore::Send(std::span<const std::byte> message) {
+  if (connection_.can_send()) {
+    // Its entry before its bytes: what is taken is accounted for. Room first, because what that lets
+    // go of ends a reservation.
+    connection_.MakeRoom(message.size());
+    if (!ledger_.Reserve()) return {SendStatus::kFull, 0};
+  }
   const std::uint64_t begin = connection_.accepted();
-  if (connection_.can_send() && !ledger_.Reserve()) return {SendStatus::kFull, 0};
   switch (connection_.Send(message)) {
     case Connection::Queued::kFull:
       return {SendStatus::kFull, 0};
