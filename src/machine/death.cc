@@ -17,8 +17,14 @@ namespace {
 
 Error JudgeConnect(const ConnectFacts& facts) noexcept {
   if (facts.connect_result != 0) {
-    return Ended(
-        Classify(facts.call, facts.connect_result, facts.is_unix ? Detail::kUnix : Detail::kNone));
+    const Error error =
+        Classify(facts.call, facts.connect_result, facts.is_unix ? Detail::kUnix : Detail::kNone);
+    // The ring's row takes a reset during the handshake for a shutdown of our own. Nobody shuts down a
+    // socket that is connecting, and what was cancelled is not judged: it is the peer's.
+    if (error.error_class == ErrorClass::kCancelled) {
+      return Ended(Classify(Call::kConnectResult, facts.connect_result));
+    }
+    return Ended(error);
   }
   if (facts.peer_name_error != 0) {
     if (facts.socket_error != 0) return Ended(Classify(Call::kConnectResult, facts.socket_error));

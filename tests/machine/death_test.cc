@@ -33,6 +33,14 @@ TEST(JudgeConnectTest, AnErrorOfTheResultIsSortedAsTheTableSaysForItsCall) {
             (Error{Operation::kConnect, ErrorClass::kReset, Action::kBackOff, ECONNRESET}));
 }
 
+TEST(JudgeConnectTest, AResetDuringTheHandshakeIsThePeersOnBothBackends) {
+  for (const Call call : {Call::kConnectResult, Call::kCqeConnect}) {
+    const ConnectFacts facts{.connect_result = ECONNRESET, .call = call};
+    EXPECT_EQ(JudgeConnect(facts).error_class, ErrorClass::kReset);
+    EXPECT_TRUE(JudgeConnect(facts).IsTemporary());
+  }
+}
+
 TEST(JudgeConnectTest, AnErrorOfTheResultBeatsWhatTheOtherFactsSay) {
   const ConnectFacts facts{.connect_result = ECONNREFUSED,
                            .peer_name_error = ENOTCONN,
