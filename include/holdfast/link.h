@@ -36,8 +36,6 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/functional/any_invocable.h"
-#include "absl/status/statusor.h"
 #include <holdfast/backoff.h>
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
@@ -45,6 +43,8 @@
 #include <holdfast/socket_options.h>
 #include <holdfast/stream.h>
 #include <holdfast/time.h>
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
 
 namespace holdfast {
 
@@ -125,15 +125,16 @@ struct LinkOptions {
   std::vector<std::string> endpoints = {};
 
   BackoffOptions backoff = {};
-  std::uint32_t attempts_max = 0;               // Since last healthy; 0 = no limit.
-  Duration give_up_after{0};                    // Since last healthy; 0 = no limit.
-  std::uint32_t protocol_errors_max = 3;        // In a row without becoming healthy; >= 1.
+  std::uint32_t attempts_max = 0;                     // Since last healthy; 0 = no limit.
+  Duration give_up_after{0};                          // Since last healthy; 0 = no limit.
+  std::uint32_t protocol_errors_max = 3;              // In a row without becoming healthy; >= 1.
   Duration healthy_after = std::chrono::seconds(10);  // Up for so long = healthy; backoff restarts.
 
-  Duration connect_timeout = std::chrono::seconds(5);   // For one address; > 0. Keep it above 3.07 s:
-                                                        // then a dead neighbour becomes EHOSTUNREACH.
+  Duration connect_timeout =
+      std::chrono::seconds(5);  // For one address; > 0. Keep it above 3.07 s:
+                                // then a dead neighbour becomes EHOSTUNREACH.
   Duration attempt_timeout = std::chrono::seconds(15);  // From the look-up to on_up; > 0.
-  Duration login_timeout{0};                    // From on_up to MarkHealthy(); 0 = off.
+  Duration login_timeout{0};                            // From on_up to MarkHealthy(); 0 = off.
 
   // The one number of liveness: a peer from which nothing came for so long is dead, idle or busy, and
   // the link goes down within this time (plus the loop's own lateness) with kTimeout, operation
@@ -144,8 +145,8 @@ struct LinkOptions {
   // without ping nothing is judged. A peer that stops reading for so long looks just like a dead one.
   Duration silence_max = std::chrono::seconds(20);
   std::string ping = {};
-  Duration ping_interval{0};                    // Pings on schedule too; 0 = only in silence;
-                                                // <= silence_max; needs ping or on_heartbeat.
+  Duration ping_interval{0};  // Pings on schedule too; 0 = only in silence;
+                              // <= silence_max; needs ping or on_heartbeat.
 
   // Marks in bytes: writable() is false from high down to low queued; `queue_max` bounds what is queued
   // *and* not yet acknowledged by the peer's kernel. 0 < low <= high <= max.
@@ -171,7 +172,8 @@ struct LinkOptions {
   // or beside, `ping`.
   absl::AnyInvocable<void(Link&) const> on_heartbeat = {};
   // An attempt begins: its number, the endpoint as written.
-  absl::AnyInvocable<void(Link&, std::uint32_t attempt, std::string_view endpoint) const> on_dial = {};
+  absl::AnyInvocable<void(Link&, std::uint32_t attempt, std::string_view endpoint) const> on_dial =
+      {};
   // For gauges: the state changed from `from`. Changes within one turn are told as one.
   absl::AnyInvocable<void(Link&, LinkState from) const> on_state = {};
   // Just before on_down; may overrule what the class says. `down.retry_in` is what it would be.
@@ -233,7 +235,8 @@ class Link {
 
   [[nodiscard]] LinkState state() const noexcept;
   [[nodiscard]] bool writable() const noexcept;
-  [[nodiscard]] std::size_t queued_bytes() const noexcept;  // Accepted, not yet taken by the kernel.
+  [[nodiscard]] std::size_t queued_bytes()
+      const noexcept;                                  // Accepted, not yet taken by the kernel.
   [[nodiscard]] SocketAddress local() const noexcept;  // Of the session; empty when not up.
   [[nodiscard]] SocketAddress peer() const noexcept;
   [[nodiscard]] LinkStats stats() const noexcept;

@@ -57,11 +57,11 @@ enum class Fate : std::uint8_t {
 
 // One line of the flight recorder: Link::history(), Reactor::history().
 struct Transition {
-  Instant time{};             // The turn's time.
-  std::uint32_t link = 0;     // Link::id(): counted from 1 within a reactor.
+  Instant time{};          // The turn's time.
+  std::uint32_t link = 0;  // Link::id(): counted from 1 within a reactor.
   LinkState from = LinkState::kIdle;
   LinkState to = LinkState::kIdle;
-  Error error{};              // The failure that caused it; not failed() for the others.
+  Error error{};  // The failure that caused it; not failed() for the others.
 };
 
 }  // namespace holdfast

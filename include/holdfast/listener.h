@@ -17,12 +17,12 @@
 #include <memory>
 #include <string>
 
-#include "absl/functional/any_invocable.h"
-#include "absl/status/statusor.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
 #include <holdfast/socket_options.h>
 #include <holdfast/stream.h>
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
 
 namespace holdfast {
 

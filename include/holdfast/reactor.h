@@ -26,11 +26,11 @@
 #include <string>
 #include <vector>
 
+#include <holdfast/link_state.h>
+#include <holdfast/time.h>
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include <holdfast/link_state.h>
-#include <holdfast/time.h>
 
 namespace holdfast {
 
@@ -67,12 +67,12 @@ struct ReactorOptions {
 // Counters since Create. A copy; reading them costs nothing on the hot path.
 struct ReactorStats {
   std::uint64_t turns = 0;
-  std::uint64_t syscalls = 0;           // On the data path, as strace would count them.
+  std::uint64_t syscalls = 0;  // On the data path, as strace would count them.
   std::uint64_t waits = 0;
   std::uint64_t posts = 0;
   std::uint64_t timers_fired = 0;
-  Duration timer_lateness_max{0};       // The latest a timer callback ever ran after its deadline.
-  Duration turn_max{0};                 // The longest turn, its wait excluded.
+  Duration timer_lateness_max{0};  // The latest a timer callback ever ran after its deadline.
+  Duration turn_max{0};            // The longest turn, its wait excluded.
   std::uint64_t sends = 0;
   std::uint64_t sends_short = 0;
   std::uint64_t sends_blocked = 0;
@@ -80,7 +80,7 @@ struct ReactorStats {
   std::uint64_t receive_buffers_exhausted = 0;
   std::uint64_t completion_overflows = 0;
   std::uint64_t stale_completions = 0;
-  std::uint64_t links = 0;              // Alive now; so are the next four.
+  std::uint64_t links = 0;  // Alive now; so are the next four.
   std::uint64_t streams = 0;
   std::uint64_t listeners = 0;
   std::uint64_t open_sockets = 0;
@@ -141,7 +141,7 @@ class Reactor {
   [[nodiscard]] absl::StatusOr<std::unique_ptr<Watcher>> Watch(
       int fd, unsigned events, absl::AnyInvocable<void(unsigned events)> callback);
 
-  // The time of this turn: read once after the wait. Outside of Run: the time of the last one.
+  // The time of this turn: read once after the wait. Outside of a turn it is read anew.
   [[nodiscard]] Instant Now() const noexcept;
   [[nodiscard]] ReactorStats stats() const noexcept;
   // "uring" or "epoll", and one line that says why.

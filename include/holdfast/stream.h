@@ -19,11 +19,11 @@
 #include <span>
 #include <string_view>
 
-#include "absl/functional/any_invocable.h"
-#include "absl/status/status.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
 #include <holdfast/time.h>
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
 
 namespace holdfast {
 
@@ -106,7 +106,8 @@ class Stream {
 
   [[nodiscard]] bool open() const noexcept;  // Started, and neither closing nor closed.
   [[nodiscard]] bool writable() const noexcept;
-  [[nodiscard]] std::size_t queued_bytes() const noexcept;  // Accepted, not yet taken by the kernel.
+  [[nodiscard]] std::size_t queued_bytes()
+      const noexcept;  // Accepted, not yet taken by the kernel.
   [[nodiscard]] SocketAddress local() const noexcept;
   [[nodiscard]] SocketAddress peer() const noexcept;
   [[nodiscard]] void* user() const noexcept;

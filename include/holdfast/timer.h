@@ -8,8 +8,8 @@
 #ifndef HOLDFAST_TIMER_H_
 #define HOLDFAST_TIMER_H_
 
-#include "absl/functional/any_invocable.h"
 #include <holdfast/time.h>
+#include "absl/functional/any_invocable.h"
 
 namespace holdfast {
 

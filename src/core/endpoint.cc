@@ -51,8 +51,8 @@ std::optional<SocketAddress> ParseV6(const std::string& host, std::uint16_t port
     // An interface by name, or its index: the kernel wants the index (ipv6(7), sin6_scope_id).
     address.sin6_scope_id = if_nametoindex(scope.c_str());
     if (address.sin6_scope_id == 0) {
-      const auto [end, error] = std::from_chars(scope.data(), scope.data() + scope.size(),
-                                                address.sin6_scope_id);
+      const auto [end, error] =
+          std::from_chars(scope.data(), scope.data() + scope.size(), address.sin6_scope_id);
       if (error != std::errc() || end != scope.data() + scope.size() ||
           address.sin6_scope_id == 0) {
         return std::nullopt;
@@ -76,8 +76,7 @@ absl::StatusOr<SocketAddress> ParseUnix(std::string_view text, std::string_view 
   }
   std::memcpy(address.sun_path, path.data(), path.size());
   if (abstract) address.sun_path[0] = '\0';
-  const std::size_t size =
-      offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1);
+  const std::size_t size = offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1);
   return SocketAddress(reinterpret_cast<const sockaddr*>(&address), static_cast<socklen_t>(size));
 }
 
@@ -105,8 +104,8 @@ bool IsHostName(std::string_view host) {
 bool LooksLikeV4(std::string_view host) {
   const std::size_t dot = host.rfind('.');
   const std::string_view last = dot == std::string_view::npos ? host : host.substr(dot + 1);
-  return !last.empty() && std::all_of(last.begin(), last.end(),
-                                      [](char c) { return c >= '0' && c <= '9'; });
+  return !last.empty() &&
+         std::all_of(last.begin(), last.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace

@@ -15,13 +15,13 @@ constexpr std::string_view kReasons[] = {"user",      "stop",     "attempts", "t
                                          "permanent", "protocol", "decided"};
 constexpr std::string_view kVerdicts[] = {"by_class", "retry_now", "back_off", "stop"};
 constexpr std::string_view kFates[] = {"acked", "in_doubt", "unsent"};
-constexpr std::string_view kEvents[] = {"start",    "retry_now", "close",  "drop",
-                                        "healthy",  "resolved",  "connected", "failed",
-                                        "settled",  "retry",     "give_up",   "retry_due"};
+constexpr std::string_view kEvents[] = {"start",    "retry_now", "close",   "drop",    "healthy",
+                                        "resolved", "connected", "failed",  "settled", "retry",
+                                        "give_up",  "retry_due", "survived"};
 static_assert(std::size(kEvents) == internal::kLinkEventCount);
 constexpr std::string_view kActions[] = {
-    "nothing", "dial",   "open_session", "count_healthy", "settle", "judge",
-    "report",  "report_end", "abandon_dial", "drain",     "finish"};
+    "nothing", "dial",   "open_session", "establish",    "count_healthy", "settle",
+    "judge",   "report", "report_end",   "abandon_dial", "drain",         "finish"};
 static_assert(std::size(kActions) == internal::kLinkActionCount);
 
 }  // namespace

@@ -18,6 +18,8 @@ constexpr Duration kPollInitial = std::chrono::milliseconds(1);
 constexpr Duration kPollMax = std::chrono::milliseconds(100);
 // A shortage of kernel memory that lasts longer is a lost connection (ERRORS.csv, send ENOBUFS).
 constexpr Duration kStallMax = std::chrono::seconds(1);
+// After this long without a send what was acknowledged is let go: an idle link holds no block.
+constexpr Duration kIdleTrim = std::chrono::seconds(1);
 
 }  // namespace
 
@@ -42,26 +44,30 @@ void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& li
   sticky_ = declared_ = {};
   received_ = 0;
   trim_.Reset();
-  stalled_since_ = kNever;
+  send_stall_ = receive_stall_ = {};
   StartReceive();
 }
 
 // --- What the owner asks for.
 
 void Connection::MakeRoom(std::size_t size) noexcept {
-  if (queue_.held() + size > limits_.max && size <= limits_.max) Trim();
+  if (!HasRoom(size) && size <= limits_.max) Trim();
+}
+
+void Connection::Refuse() noexcept {
+  room_ = Room::kRefused;
+  if (queue_.queued() <= limits_.low) PollSoon();  // Only acknowledgements can make room.
 }
 
 Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
   if (!can_send()) return Queued::kClosed;
   if (bytes.size() > limits_.max) return Queued::kTooLarge;
-  if (queue_.held() + bytes.size() > limits_.max || !queue_.Append(bytes)) {
-    room_ = Room::kNo;
-    if (queue_.queued() <= limits_.low) PollSoon();  // Only acknowledgements can make room.
+  if (!HasRoom(bytes.size()) || !queue_.Append(bytes)) {
+    Refuse();
     return Queued::kFull;
   }
   trim_.OnMessage();
-  if (queue_.queued() >= limits_.high) room_ = Room::kNo;
+  if (room_ == Room::kYes && queue_.queued() >= limits_.high) room_ = Room::kNo;
   core_.MarkDirty(*this);
   return Queued::kYes;
 }
@@ -102,7 +108,7 @@ void Connection::Settle(const Error& why) noexcept {
   // What had died by itself before is not ours to name.
   if (phase_ != Phase::kLost) declared_ = why;
   phase_ = Phase::kSettling;
-  drain_deadline_ = poll_at_ = kNever;
+  drain_deadline_ = poll_at_ = trim_at_ = kNever;
   core_.backend().Cancel(*socket_, OpKind::kReceive);
   core_.backend().Cancel(*socket_, OpKind::kSend);
   core_.Defer(*this);
@@ -110,7 +116,16 @@ void Connection::Settle(const Error& why) noexcept {
 
 // --- Deadlines.
 
-Instant Connection::next_deadline() const noexcept { return std::min(drain_deadline_, poll_at_); }
+Instant Connection::next_deadline() const noexcept {
+  return std::min({drain_deadline_, poll_at_, trim_at_});
+}
+
+// While something that was sent is not known to be acknowledged, once a second at most.
+void Connection::TrimLater() noexcept {
+  if (trim_at_ != kNever || queue_.held() == 0 || keep_ == Keep::kUntilSent) return;
+  trim_at_ = SaturatingAdd(core_.now(), kIdleTrim);
+  owner_.OnDeadlineChanged();
+}
 
 void Connection::PollSoon() noexcept {
   if (poll_at_ != kNever) return;
@@ -124,26 +139,30 @@ void Connection::OnDeadline(Instant now) noexcept {
     Settle(Error::Deadline(Operation::kClose));
     return;
   }
+  if (now >= trim_at_) {
+    trim_at_ = kNever;
+    Trim();
+    TrimLater();
+  }
   if (now < poll_at_) return;
   poll_at_ = kNever;
-  if (write_ == WriteSide::kFailed && (read_ == ReadSide::kOpen || phase_ == Phase::kDraining)) {
+  if (write_ == WriteSide::kFailed) {
     Lose();  // Its receive should have ended long ago.
     return;
   }
-  if (stalled_since_ != kNever) {
-    if (now - stalled_since_ > kStallMax) {
-      Note(stall_);
-      Lose();
-      return;
-    }
-    StartReceive();
-    core_.MarkDirty(*this);
+  for (const Stall* stall : {&send_stall_, &receive_stall_}) {
+    if (stall->since == kNever || now - stall->since <= kStallMax) continue;
+    Note(stall->error);
+    Lose();
+    return;
   }
+  if (receive_stall_.since != kNever && read_ == ReadSide::kOpen) StartReceive();
+  if (send_stall_.since != kNever) core_.MarkDirty(*this);
   if (phase_ == Phase::kDraining) {
     ContinueDrain();
     return;
   }
-  if (room_ == Room::kNo) {
+  if (room_ != Room::kYes) {
     Trim();
     CheckRoom();
   }
@@ -151,14 +170,13 @@ void Connection::OnDeadline(Instant now) noexcept {
 
 void Connection::Trim() noexcept {
   trim_.Reset();
-  if (keep_ != Keep::kUntilAcked || socket_ == nullptr || socket_->domain == AF_UNIX) return;
+  if (keep_ != Keep::kUntilAcked || socket_ == nullptr) return;
+  if (socket_->domain == AF_UNIX) return owner_.OnAcked(queue_.released());
   const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
   if (!unacked.has_value()) return;
-  const std::uint64_t boundary =
-      AckedBoundary(queue_.sent(), *unacked, write_ == WriteSide::kShut);
-  if (boundary <= queue_.released()) return;
-  queue_.Release(boundary);
-  owner_.OnAcked(boundary);
+  const std::uint64_t boundary = AckedBoundary(queue_.sent(), *unacked, write_ == WriteSide::kShut);
+  if (boundary > queue_.released()) queue_.Release(boundary);
+  owner_.OnAcked(queue_.released());
 }
 
 std::optional<Instant> Connection::LastAck() const noexcept {
@@ -170,7 +188,7 @@ std::optional<Instant> Connection::LastAck() const noexcept {
 // The last thing its caller does: OnWritable may end everything.
 void Connection::CheckRoom() noexcept {
   if (room_ == Room::kYes || queue_.queued() > limits_.low || !can_send()) return;
-  if (queue_.held() > limits_.max / 2) {
+  if (room_ == Room::kRefused && queue_.held() > limits_.max / 2) {
     PollSoon();
     return;
   }
@@ -184,7 +202,7 @@ void Connection::CheckRoom() noexcept {
 void Connection::Flush() noexcept {
   if (phase_ != Phase::kOpen && phase_ != Phase::kDraining) return;
   if (socket_->send != OpState::kIdle) return;  // OnSend comes back here.
-  if (stalled_since_ != kNever && poll_at_ != kNever) return;
+  if (send_stall_.since != kNever && poll_at_ != kNever) return;
   if (write_ != WriteSide::kOpen && write_ != WriteSide::kClosing) {
     ContinueDrain();
     return;
@@ -193,8 +211,12 @@ void Connection::Flush() noexcept {
   const std::size_t count = queue_.Gather(parts);
   if (count == 0) {
     if (write_ == WriteSide::kClosing) {
-      // The write side alone: both would destroy what the peer is still sending (KERNEL.md).
-      static_cast<void>(core_.kernel().Shutdown(socket_->fd, SHUT_WR));
+      // The write side alone: both would destroy what the peer is still sending (KERNEL.md). Where the
+      // connection has died already no FIN is queued, and none may be counted.
+      if (core_.kernel().Shutdown(socket_->fd, SHUT_WR) < 0) {
+        FailWrite();
+        return;
+      }
       write_ = WriteSide::kShut;
       ContinueDrain();
     }
@@ -203,7 +225,7 @@ void Connection::Flush() noexcept {
   std::size_t size = 0;
   for (std::size_t i = 0; i < count; ++i) size += parts[i].iov_len;
   const bool waited_for =
-      size < queue_.queued() || room_ == Room::kNo || write_ == WriteSide::kClosing;
+      size < queue_.queued() || room_ != Room::kYes || write_ == WriteSide::kClosing;
   core_.backend().Send(*socket_, std::span(parts, count),
                        waited_for ? Notify::kPromptly : Notify::kWithNextEvent);
 }
@@ -212,7 +234,7 @@ void Connection::OnSend(Socket&, Result result) noexcept {
   if (result.value > 0) {
     queue_.OnSent(static_cast<std::size_t>(result.value));
     trim_.OnWritten(static_cast<std::size_t>(result.value));
-    stalled_since_ = kNever;
+    send_stall_ = {};
     poll_interval_ = {};
     if (keep_ == Keep::kUntilSent || socket_->domain == AF_UNIX) {
       queue_.Release(queue_.sent());
@@ -227,20 +249,32 @@ void Connection::OnSend(Socket&, Result result) noexcept {
     return;
   }
   if (result.ok()) {
-    if (queue_.queued() > 0 || write_ == WriteSide::kClosing) core_.MarkDirty(*this);
+    if (queue_.queued() > 0 || write_ == WriteSide::kClosing) {
+      core_.MarkDirty(*this);
+    } else {
+      TrimLater();
+    }
     CheckRoom();
     return;
   }
   const Error error = result.error();
   if (error.action == Action::kRetryInPlace) {
-    Stall(error);
+    Stalled(send_stall_, error);
     return;
   }
   Note(error);
+  if (error.action == Action::kStop) {
+    Lose();  // A bug: nothing is sure any more.
+  } else {
+    FailWrite();
+  }
+}
+
+// The socket is dead, and its receive is about to end: what arrived before is still delivered, and the
+// reason may be told there. Nothing to wait for where nothing is being received.
+void Connection::FailWrite() noexcept {
   write_ = WriteSide::kFailed;
-  // The socket is dead, and its receive is about to end: what arrived before is still delivered, and
-  // the reason may be told there. Nothing to wait for where nothing is received.
-  if (read_ == ReadSide::kEnded || error.action == Action::kStop) {
+  if (socket_->receive == OpState::kIdle || read_ != ReadSide::kOpen) {
     Lose();
     return;
   }
@@ -263,10 +297,12 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
   }
   const std::span<const std::byte> bytes(data, static_cast<std::size_t>(result.value));
   received_ += bytes.size();
+  receive_stall_ = {};
   const bool in_use = phase_ == Phase::kOpen || phase_ == Phase::kDraining;
-  if (!in_use) return;
+  // Closed while paused: the user does not want it.
+  if (!in_use || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
   if (read_ == ReadSide::kPaused || !held_.empty()) {
-    if (phase_ == Phase::kOpen) held_.insert(held_.end(), bytes.begin(), bytes.end());
+    held_.insert(held_.end(), bytes.begin(), bytes.end());
     return;
   }
   owner_.OnBytes(bytes);
@@ -286,7 +322,7 @@ void Connection::OnReceiveEnd(Result result) noexcept {
     return;
   }
   if (error.action == Action::kRetryInPlace) {
-    Stall(error);
+    Stalled(receive_stall_, error);
     return;
   }
   if (error.failed()) {
@@ -329,15 +365,15 @@ void Connection::Note(const Error& error) noexcept {
 }
 
 // This host is short of something; the connection lives, and the same call is made again soon.
-void Connection::Stall(const Error& error) noexcept {
-  if (stalled_since_ == kNever) stalled_since_ = core_.now();
-  stall_ = error;
+void Connection::Stalled(Stall& stall, const Error& error) noexcept {
+  if (stall.since == kNever) stall.since = core_.now();
+  stall.error = error;
   PollSoon();
 }
 
 void Connection::Lose() noexcept {
   phase_ = Phase::kLost;
-  drain_deadline_ = poll_at_ = kNever;
+  drain_deadline_ = poll_at_ = trim_at_ = kNever;
   owner_.OnLost();
 }
 
@@ -357,7 +393,7 @@ void Connection::RunDeferred() noexcept {
     if (socket_->idle()) Finish();
     return;
   }
-  if (phase_ == Phase::kOpen && read_ == ReadSide::kOpen) {
+  if ((phase_ == Phase::kOpen || phase_ == Phase::kDraining) && read_ == ReadSide::kOpen) {
     StartReceive();
     DeliverHeld();
   }
@@ -366,26 +402,27 @@ void Connection::RunDeferred() noexcept {
 WireAccount Connection::ReadAccount(const DeathFacts& facts) noexcept {
   const std::uint64_t written = queue_.sent();
   if (!facts.tcp) {
-    // On AF_UNIX an end of file after ours means that the peer read everything: with bytes unread it
-    // would have been a reset. Else nothing is known.
-    const bool read_all = write_ == WriteSide::kShut && read_ == ReadSide::kEnded;
+    // On AF_UNIX nothing is acknowledged, but bytes that the peer has not read are still counted
+    // (SIOCOUTQ), and a peer that closes with bytes unread leaves ECONNRESET behind. With both sides
+    // shut, none unread and no error, the peer has read everything. Else nothing is known.
+    const bool read_all = write_ == WriteSide::kShut && read_ == ReadSide::kEnded &&
+                          facts.outq_valid && facts.outq == 0 && facts.socket_error == 0;
     return read_all ? WireAccount{written, written, true} : AccountOfUnknown(written, 0);
   }
   if (!facts.info_valid || !facts.outq_valid) return AccountOfUnknown(written, queue_.released());
   if (facts.tcp_state == kTcpClose) return AccountOfDead(written, facts);
   if (facts.outq == 0) return {written, written, true};
   const std::uint64_t acked = AckedBoundary(written, facts.outq, facts.own_fin);
-  return AccountOfGivenUp(written, acked,
-                          DisconnectTwice(core_.kernel(), socket_->fd, facts.outq),
+  return AccountOfGivenUp(written, acked, DisconnectTwice(core_.kernel(), socket_->fd, facts.outq),
                           facts.own_fin);
 }
 
 // Nothing is in flight: the figures are read now, between the last completion and close.
 void Connection::Finish() noexcept {
   SessionEnd end;
-  end.facts = ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain,
-                             write_ == WriteSide::kShut,
-                             declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
+  end.facts =
+      ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, write_ == WriteSide::kShut,
+                     declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
   end.error = declared_.failed()
                   ? declared_
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
@@ -401,7 +438,7 @@ void Connection::Finish() noexcept {
   held_ = {};
   queue_.Clear();
   phase_ = Phase::kNone;
-  drain_deadline_ = poll_at_ = kNever;
+  drain_deadline_ = poll_at_ = trim_at_ = kNever;
   owner_.OnSettled(end);
 }
 

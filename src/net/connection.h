@@ -21,9 +21,9 @@
 #include <span>
 #include <vector>
 
-#include "backend/socket.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
+#include "backend/socket.h"
 #include "machine/account.h"
 #include "machine/ledger.h"
 #include "machine/send_queue.h"
@@ -33,10 +33,10 @@ namespace holdfast::internal {
 
 // How a connection ended. Wire offsets of the session.
 struct SessionEnd {
-  Error error{};           // Not failed(): drained in good order.
+  Error error{};  // Not failed(): drained in good order.
   WireAccount account{};
   DeathFacts facts{};
-  bool delivered = false;  // Everything that was accepted is with the peer's kernel.
+  bool delivered = false;        // Everything that was accepted is with the peer's kernel.
   std::uint64_t bytes_sent = 0;  // Taken by this kernel.
   std::uint64_t bytes_received = 0;
 };
@@ -90,6 +90,11 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   enum class Queued : std::uint8_t { kYes, kFull, kTooLarge, kClosed };
   // Where `size` bytes would not fit: asks the kernel what is acknowledged by now, and lets go of it.
   void MakeRoom(std::size_t size) noexcept;
+  [[nodiscard]] bool HasRoom(std::size_t size) const noexcept {
+    return queue_.held() + size <= limits_.max;
+  }
+  // The owner refused a Send for a limit of its own: OnWritable follows, as after Queued::kFull.
+  void Refuse() noexcept;
   // Copies or refuses whole.
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
   void Pause() noexcept;
@@ -151,18 +156,26 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   };
   enum class Room : std::uint8_t {
     kYes,
-    kNo,  // The high mark was reached or a Send refused; OnWritable at the low mark.
+    kNo,       // The high mark was reached; OnWritable at the low mark.
+    kRefused,  // A Send was refused; OnWritable at the low mark and with half of the limit free.
+  };
+  // A run of answers that this host is short of something.
+  struct Stall {
+    Instant since = kNever;  // Of the first; kNever: there is none.
+    Error error{};           // The last.
   };
 
   void StartReceive() noexcept;
   void DeliverHeld() noexcept;
   void OnReceiveEnd(Result result) noexcept;
   void Note(const Error& error) noexcept;
-  void Stall(const Error& error) noexcept;
+  void Stalled(Stall& stall, const Error& error) noexcept;
+  void FailWrite() noexcept;
   void Lose() noexcept;
   void ContinueDrain() noexcept;
   void CheckRoom() noexcept;
   void PollSoon() noexcept;
+  void TrimLater() noexcept;
   void Finish() noexcept;
   [[nodiscard]] WireAccount ReadAccount(const DeathFacts& facts) noexcept;
 
@@ -182,10 +195,11 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   std::uint64_t received_ = 0;
   std::vector<std::byte> held_;  // Bounded by what the kernel had completed when it was paused.
   Instant drain_deadline_ = kNever;
-  Instant poll_at_ = kNever;     // The next look at something that gives no event.
+  Instant poll_at_ = kNever;  // The next look at something that gives no event.
   Duration poll_interval_{0};
-  Instant stalled_since_ = kNever;  // The first of a run of kResource answers; stall_ is the last.
-  Error stall_{};
+  Instant trim_at_ = kNever;  // The next look for acknowledgements while nothing is being sent.
+  Stall send_stall_;
+  Stall receive_stall_;
 };
 
 }  // namespace holdfast::internal

@@ -10,10 +10,12 @@
 
 namespace holdfast::internal {
 
-void Dialer::Start(const Endpoint& endpoint, const DialOptions& options) {
+void Dialer::Start(const Endpoint& endpoint, std::size_t index, const DialOptions& options) {
   HOLDFAST_CHECK(stage_ == Stage::kIdle);
   HOLDFAST_CHECK(socket_ == nullptr);
   options_ = options;
+  endpoint_ = index;
+  if (last_.size() <= index) last_.resize(index + 1);
   error_ = {};
   error_peer_ = {};
   addresses_.clear();
@@ -36,7 +38,7 @@ void Dialer::OnResolved(const Error& error, std::vector<SocketAddress> addresses
     return;
   }
   // Behind the one that the last attempt ended with: a dead first address must not eat every attempt.
-  const auto last = std::find(addresses.begin(), addresses.end(), last_);
+  const auto last = std::find(addresses.begin(), addresses.end(), last_[endpoint_]);
   if (last != addresses.end()) std::rotate(addresses.begin(), last + 1, addresses.end());
   addresses_ = std::move(addresses);
   TryAddresses(0);
@@ -49,6 +51,7 @@ void Dialer::TryAddresses(std::size_t first) noexcept {
       connect_deadline_ = SaturatingAdd(core_.now(), options_.connect_timeout);
       const bool first_connect = stage_ == Stage::kResolving;
       stage_ = Stage::kConnecting;
+      owner_.OnDeadlineChanged();
       if (first_connect) owner_.OnDialConnecting();
       return;
     }
@@ -59,7 +62,7 @@ void Dialer::TryAddresses(std::size_t first) noexcept {
 }
 
 bool Dialer::TryAddress(const SocketAddress& address) noexcept {
-  last_ = address;
+  last_[endpoint_] = address;
   socket_ = std::make_unique<Socket>(*this);
   if (const int result = core_.backend().Open(*socket_, address.family()); result < 0) {
     socket_.reset();
@@ -67,8 +70,8 @@ bool Dialer::TryAddress(const SocketAddress& address) noexcept {
     return false;
   }
   ++core_.population().sockets;
-  const Error error = PrepareToConnect(core_.kernel(), socket_->fd, address.family(),
-                                       *options_.socket);
+  const Error error =
+      PrepareToConnect(core_.kernel(), socket_->fd, address.family(), *options_.socket);
   if (error.failed()) {
     CloseSocket();
     Note(error, address);
@@ -84,9 +87,8 @@ void Dialer::OnConnect(Socket& socket, Result result) noexcept {
   const SocketAddress& address = addresses_[index_];
   switch (stage) {
     case Stage::kConnecting: {
-      const ConnectFacts facts =
-          ReadConnectFacts(core_.kernel(), socket.fd, socket.domain, result.call,
-                           result.ok() ? 0 : -result.value);
+      const ConnectFacts facts = ReadConnectFacts(core_.kernel(), socket.fd, socket.domain,
+                                                  result.call, result.ok() ? 0 : -result.value);
       const Error error = JudgeConnect(facts);
       if (!error.failed()) {
         stage_ = Stage::kIdle;
@@ -154,9 +156,10 @@ void Dialer::OnDeadline(Instant now) noexcept {
     Fail();
     return;
   }
-  HOLDFAST_CHECK(stage_ == Stage::kConnecting);
   connect_deadline_ = kNever;
   if (whole_attempt) attempt_deadline_ = kNever;
+  // Already cancelled for its address, when the attempt's time is over as well: Cancel does nothing.
+  HOLDFAST_CHECK(stage_ == Stage::kConnecting || (stage_ == Stage::kExpired && whole_attempt));
   stage_ = whole_attempt ? Stage::kTimedOut : Stage::kExpired;
   core_.backend().Cancel(*socket_, OpKind::kConnect);
 }

@@ -13,9 +13,9 @@
 #include <memory>
 #include <vector>
 
-#include "backend/socket.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/socket_options.h>
+#include "backend/socket.h"
 #include "net/resolver.h"
 #include "reactor/reactor_core.h"
 
@@ -38,6 +38,8 @@ class DialerOwner {
   virtual void OnDialFailed(const Error& error, const SocketAddress& peer) noexcept = 0;
   // After Cancel: nothing is in flight any more.
   virtual void OnDialCancelled() noexcept = 0;
+  // next_deadline() is earlier than it was. Not the last thing: nothing may be ended in it.
+  virtual void OnDeadlineChanged() noexcept = 0;
 
  protected:
   ~DialerOwner() = default;
@@ -58,8 +60,8 @@ class Dialer final : public SocketEvents, public ResolverClient {
   Dialer& operator=(const Dialer&) = delete;
 
   // Requires: !busy(). Called from the loop: may call the owner before it returns. `endpoint` was
-  // checked when the options were.
-  void Start(const Endpoint& endpoint, const DialOptions& options);
+  // checked when the options were; `index` is its place among them.
+  void Start(const Endpoint& endpoint, std::size_t index, const DialOptions& options);
   // Requires: busy(). OnDialCancelled follows, from the loop; a look-up is simply forgotten.
   void Cancel() noexcept;
   [[nodiscard]] bool busy() const noexcept { return stage_ != Stage::kIdle; }
@@ -80,9 +82,9 @@ class Dialer final : public SocketEvents, public ResolverClient {
     kIdle,        // Nothing in flight.
     kResolving,   // A look-up is; the attempt's deadline runs.
     kConnecting,  // A connect is; the address's and the attempt's deadlines run.
-    kExpired,     // As kConnecting, cancelled because its address's deadline passed. No deadline.
-    kTimedOut,    // As kConnecting, cancelled because the attempt's deadline passed. No deadline.
-    kCancelled,   // As kConnecting, cancelled by the owner. No deadline.
+    kExpired,  // As kConnecting, cancelled because its address's deadline passed; the attempt's runs.
+    kTimedOut,   // As kConnecting, cancelled because the attempt's deadline passed. No deadline.
+    kCancelled,  // As kConnecting, cancelled by the owner. No deadline.
   };
 
   void TryAddresses(std::size_t first) noexcept;
@@ -100,7 +102,8 @@ class Dialer final : public SocketEvents, public ResolverClient {
   std::unique_ptr<Socket> socket_;
   std::vector<SocketAddress> addresses_;  // In the order in which they are tried.
   std::size_t index_ = 0;                 // Of the address that is being tried.
-  SocketAddress last_;                    // That the last attempt ended with.
+  std::size_t endpoint_ = 0;              // Index of the endpoint, for last_.
+  std::vector<SocketAddress> last_;       // By endpoint: the one that its last attempt ended with.
   Error error_{};                         // The most telling so far, and its address.
   SocketAddress error_peer_;
   Instant connect_deadline_ = kNever;

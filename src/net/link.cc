@@ -39,10 +39,13 @@ void LinkCore::Do(LinkAction action) {
       return Later(Task::kDial);
     case LinkAction::kOpenSession:
       return OpenSession();
-    case LinkAction::kCountHealthy:
-      healthy_at_ = login_at_ = kNever;
-      policy_.OnHealthy();
+    case LinkAction::kEstablish:
+      login_at_ = kNever;
       liveness_.StartPings(core_.now());
+      [[fallthrough]];
+    case LinkAction::kCountHealthy:
+      healthy_at_ = kNever;
+      policy_.OnHealthy();
       return Rearm();
     case LinkAction::kSettle:
       return Settle();
@@ -96,9 +99,10 @@ void LinkCore::Dial() {
   const std::string& text = options_->endpoints[endpoint_];
   const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(text);
   HOLDFAST_CHECK(endpoint.ok());  // Create has parsed it.
-  dialer_.Start(*endpoint, {.socket = &options_->socket,
-                            .connect_timeout = options_->connect_timeout,
-                            .attempt_timeout = options_->attempt_timeout});
+  dialer_.Start(*endpoint, endpoint_,
+                {.socket = &options_->socket,
+                 .connect_timeout = options_->connect_timeout,
+                 .attempt_timeout = options_->attempt_timeout});
   Rearm();
   ReportState();
   Call(options_->on_dial, policy_.attempt(), text);
@@ -139,12 +143,11 @@ void LinkCore::OpenSession() {
   liveness_ = Liveness(ToLivenessOptions(*options_, domain));
   liveness_.Start(now, options_->login_timeout == Duration::zero());
   if (domain != AF_UNIX && options_->silence_max > Duration::zero()) {
-    ApplyBackstop(core_.kernel(), session_->socket->fd, options_->silence_max / 2,
-                  options_->silence_max * 2);
+    ApplyBackstop(core_.kernel(), session_->socket->fd, options_->silence_max);
   }
-  connection_.Open(std::move(session_->socket), {.high = options_->queue_high,
-                                                 .low = options_->queue_low,
-                                                 .max = options_->queue_max});
+  connection_.Open(
+      std::move(session_->socket),
+      {.high = options_->queue_high, .low = options_->queue_low, .max = options_->queue_max});
   Rearm();
   ReportState();
   Call(options_->on_up);
@@ -186,7 +189,9 @@ void LinkCore::OnSettled(const SessionEnd& end) noexcept {
                .last_ack_age = std::chrono::milliseconds(end.facts.last_ack_recv_ms),
                .acked_bytes = end.account.acked,
                .unsent_bytes = end.bytes_sent - end.account.sent_boundary};
-  failure_ = end.error;
+  // That the peer took its time to close is no failure: what it has is in the account.
+  const bool drain_over = end.error == Error::Deadline(Operation::kClose);
+  failure_ = drain_over ? Error::Cancelled() : end.error;
   failure_peer_ = session_->peer;
   if (handle_ == nullptr) return BuryWhenSettled();
   Fire(LinkEvent::kSettled, end.error);
@@ -226,8 +231,7 @@ void LinkCore::Judge() {
   const Verdict verdict = AskUser(MakeDown(), random);
   if (handle_ == nullptr) return;                         // `decide` destroyed it,
   if (reason_.has_value()) return Later(Task::kSettled);  // or closed it.
-  const RetryPolicy::Decision decision =
-      policy_.OnFailure(failure_, verdict, core_.now(), random);
+  const RetryPolicy::Decision decision = policy_.OnFailure(failure_, verdict, core_.now(), random);
   retry_in_ = decision.retry_in;
   if (retry_in_.has_value()) return Fire(LinkEvent::kRetry, failure_);
   reason_ = decision.reason;
@@ -278,7 +282,7 @@ void LinkCore::Rearm() noexcept {
   Instant deadline = std::min({retry_at_, healthy_at_, login_at_, liveness_.next_deadline()});
   if (dialer_.busy()) deadline = std::min(deadline, dialer_.next_deadline());
   if (connection_.busy()) deadline = std::min(deadline, connection_.next_deadline());
-  core_.wheel().Arm(*this, deadline);
+  core_.Arm(*this, deadline);
 }
 
 // Each step acts on its own deadline alone, so that what an earlier one ended is not due any more.
@@ -290,7 +294,7 @@ void LinkCore::OnTimer() noexcept {
     declared_ = Error::Deadline(Operation::kUser);
     Fire(LinkEvent::kFailed, declared_);
   }
-  if (now >= healthy_at_) Fire(LinkEvent::kHealthy);
+  if (now >= healthy_at_) Fire(LinkEvent::kSurvived);
   if (now >= retry_at_) Fire(LinkEvent::kRetryDue);
   if (now >= liveness_.next_deadline()) OnLivenessDeadline();
   Rearm();
@@ -302,8 +306,8 @@ void LinkCore::OnLivenessDeadline() noexcept {
     case Liveness::Step::kNone:
       return;
     case Liveness::Step::kPing:
-      if (!options_->ping.empty() && !Ping(std::as_bytes(std::span(options_->ping)))) {
-        liveness_.OnPingSkipped(core_.now());  // Bytes wait in the queue: later, then.
+      if (!options_->ping.empty()) {
+        static_cast<void>(Ping(std::as_bytes(std::span(options_->ping))));
       }
       Call(options_->on_heartbeat);
       return;

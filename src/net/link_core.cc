@@ -18,6 +18,10 @@ constexpr SendStatus kSendStatus[kLinkStateCount] = {
     SendStatus::kNotUp, SendStatus::kNotUp, SendStatus::kNotUp,   SendStatus::kNotUp,
     SendStatus::kNotUp, SendStatus::kNotUp, SendStatus::kClosing, SendStatus::kClosing};
 
+// A message counts at least so many bytes against queue_max, so that small ones cannot grow the ledger
+// past its bound.
+constexpr std::size_t kLedgerEntrySize = 16;
+
 }  // namespace
 
 // --- Life.
@@ -58,7 +62,7 @@ void LinkCore::Abandon() noexcept {
   if (Deferred::linked()) Deferred::Unlink();
   StopSessionDeadlines();
   retry_at_ = kNever;
-  core_.wheel().Cancel(*this);
+  core_.Cancel(*this);
   if (connection_.busy()) connection_.Settle(Error::Cancelled());
   if (dialer_.busy()) dialer_.Cancel();
   --core_.population().handles;
@@ -111,7 +115,11 @@ SendResult LinkCore::Send(std::span<const std::byte> message) {
     // Its entry before its bytes: what is taken is accounted for. Room first, because what that lets
     // go of ends a reservation.
     connection_.MakeRoom(message.size());
-    if (!ledger_.Reserve()) return {SendStatus::kFull, 0};
+    const bool too_many = ledger_.outstanding() >= options_->queue_max / kLedgerEntrySize;
+    if (too_many || !ledger_.Reserve()) {
+      connection_.Refuse();
+      return {SendStatus::kFull, 0};
+    }
   }
   const std::uint64_t begin = connection_.accepted();
   switch (connection_.Send(message)) {
@@ -131,7 +139,12 @@ SendResult LinkCore::Send(std::span<const std::byte> message) {
 }
 
 bool LinkCore::Ping(std::span<const std::byte> bytes) {
-  if (!connection_.can_send() || connection_.queued() > 0) return false;
+  if (!connection_.can_send()) return false;
+  if (connection_.queued() > 0 || !connection_.HasRoom(bytes.size())) {
+    liveness_.OnPingSkipped(core_.now());  // It is owed.
+    Rearm();
+    return false;
+  }
   if (connection_.Send(bytes) != Connection::Queued::kYes) return false;
   ++stats_.pings;
   return true;

@@ -148,10 +148,10 @@ class LinkCore final : public Mortal,
   Dialer dialer_;
   Connection connection_;
   std::unique_ptr<Session> session_;
-  std::size_t endpoint_ = 0;   // Index of the current attempt's endpoint.
-  Error failure_{};            // Of the attempt or session that ended; failed() = on_down is owed.
+  std::size_t endpoint_ = 0;  // Index of the current attempt's endpoint.
+  Error failure_{};           // Of the attempt or session that ended; failed() = on_down is owed.
   SocketAddress failure_peer_;
-  Error declared_{};           // Why we give the session up; not failed(): it died by itself.
+  Error declared_{};  // Why we give the session up; not failed(): it died by itself.
   std::optional<Duration> retry_in_;
   std::optional<ClosedReason> reason_;
   Duration drain_{0};

@@ -24,8 +24,8 @@ std::string Down::ToString() const {
   const std::string where = peer.empty() ? std::string(endpoint) : peer.ToString();
   const std::size_t colon = text.find(':');
   text.insert(colon == std::string::npos ? text.size() : colon, " " + where);
-  text += retry_in.has_value() ? ", next attempt in " + FormatWait(*retry_in)
-                               : ", no further attempt";
+  text +=
+      retry_in.has_value() ? ", next attempt in " + FormatWait(*retry_in) : ", no further attempt";
   return text;
 }
 

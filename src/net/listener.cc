@@ -19,9 +19,8 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
   if (const int result = core.backend().Open(socket, address.family()); result < 0) {
     return Classify(internal::Call::kSocket, -result).ToStatus();
   }
-  const Error error = PrepareToListen(core.kernel(), socket.fd, address,
-                                      listener->options_.backlog, listener->options_.reuse_port,
-                                      listener->options_.socket);
+  const Error error = PrepareToListen(core.kernel(), socket.fd, address, listener->options_.backlog,
+                                      listener->options_.reuse_port, listener->options_.socket);
   if (error.failed()) {
     core.backend().Close(socket);
     return error.ToStatus();
@@ -61,7 +60,7 @@ void ListenerCore::Abandon() noexcept {
 void ListenerCore::Close() noexcept {
   if (stage_ == Stage::kClosed) return;
   stage_ = Stage::kClosing;
-  core_.wheel().Cancel(*this);
+  core_.Cancel(*this);
   core_.backend().Cancel(socket_, OpKind::kAccept);
   core_.Defer(*this);
 }
@@ -104,7 +103,7 @@ void ListenerCore::OnAccept(Socket&, Result result) noexcept {
     case Action::kPause:
       stage_ = Stage::kResting;
       ++stats_.pauses;
-      core_.wheel().Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
+      core_.Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
       break;
     default:
       stage_ = Stage::kEnded;

@@ -6,19 +6,16 @@
 #include <memory>
 #include <utility>
 
-#include "absl/status/statusor.h"
-#include "backend/socket.h"
 #include <holdfast/internal/timer_node.h>
 #include <holdfast/listener.h>
+#include "absl/status/statusor.h"
+#include "backend/socket.h"
 #include "machine/accept_pause.h"
 #include "reactor/reactor_core.h"
 
 namespace holdfast::internal {
 
-class ListenerCore final : public Mortal,
-                           public Deferred,
-                           public SocketEvents,
-                           private TimerNode {
+class ListenerCore final : public Mortal, public Deferred, public SocketEvents, private TimerNode {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Listener>> Create(ReactorCore& core,
                                                                         ListenerOptions options,

@@ -28,8 +28,7 @@ class Checker {
   Checker& Require(bool holds, std::string_view field, Duration value, std::string_view rule) {
     return holds ? *this : Require(false, field, FormatDuration(value), rule);
   }
-  Checker& Require(bool holds, std::string_view field, std::uint64_t value,
-                   std::string_view rule) {
+  Checker& Require(bool holds, std::string_view field, std::uint64_t value, std::string_view rule) {
     return holds ? *this : Require(false, field, std::to_string(value), rule);
   }
   Checker& Require(const absl::Status& status) {
@@ -55,8 +54,8 @@ absl::Status CheckEndpoint(std::string_view field, const std::string& text, bool
     return absl::InvalidArgumentError(std::string(field) + ": " +
                                       std::string(endpoint.status().message()));
   }
-  const bool has_port = !endpoint->literal().has_value() ||
-                        endpoint->literal()->family() != AF_UNIX;
+  const bool has_port =
+      !endpoint->literal().has_value() || endpoint->literal()->family() != AF_UNIX;
   if (has_port && endpoint->port() == 0 && !port_zero) {
     return absl::InvalidArgumentError(std::string(field) + " = \"" + text +
                                       "\": port 0 cannot be connected to");
@@ -95,32 +94,27 @@ absl::Status ValidateLinkOptions(const LinkOptions& options) {
   const std::uint32_t multiplier = backoff.multiplier.in_1024ths();
   checker.Require(backoff.initial > 0ns, "backoff.initial", backoff.initial, "more than zero")
       .Require(backoff.max >= backoff.initial, "backoff.max", backoff.max, "not below initial")
-      .Require(multiplier >= 1024, "backoff.multiplier",
-               std::to_string(multiplier) + "/1024", "at least 1")
+      .Require(multiplier >= 1024, "backoff.multiplier", std::to_string(multiplier) + "/1024",
+               "at least 1")
       .Require(multiplier <= 1024 * 1024, "backoff.multiplier",
                std::to_string(multiplier) + "/1024", "at most 1024")
-      .Require(options.give_up_after >= 0ns, "give_up_after", options.give_up_after,
-               "not negative")
-      .Require(options.protocol_errors_max >= 1, "protocol_errors_max",
-               options.protocol_errors_max, "at least 1")
-      .Require(options.healthy_after >= 0ns, "healthy_after", options.healthy_after,
-               "not negative")
+      .Require(options.give_up_after >= 0ns, "give_up_after", options.give_up_after, "not negative")
+      .Require(options.protocol_errors_max >= 1, "protocol_errors_max", options.protocol_errors_max,
+               "at least 1")
+      .Require(options.healthy_after >= 0ns, "healthy_after", options.healthy_after, "not negative")
       .Require(options.connect_timeout > 0ns, "connect_timeout", options.connect_timeout,
                "more than zero")
       .Require(options.attempt_timeout > 0ns, "attempt_timeout", options.attempt_timeout,
                "more than zero")
-      .Require(options.login_timeout >= 0ns, "login_timeout", options.login_timeout,
-               "not negative")
+      .Require(options.login_timeout >= 0ns, "login_timeout", options.login_timeout, "not negative")
       .Require(silence == 0ns || silence >= 100ms, "silence_max", silence,
                "0 (off), or at least 100ms")
       .Require(silence == 0ns || has_ping || silence >= 2s, "silence_max", silence,
                "below 2s a ping or on_heartbeat is required")
-      .Require(options.ping_interval >= 0ns, "ping_interval", options.ping_interval,
-               "not negative")
+      .Require(options.ping_interval >= 0ns, "ping_interval", options.ping_interval, "not negative")
       .Require(options.ping_interval == 0ns || has_ping, "ping_interval", options.ping_interval,
                "needs ping or on_heartbeat")
-      .Require(options.ping_interval == 0ns || silence == 0ns ||
-                   options.ping_interval <= silence,
+      .Require(options.ping_interval == 0ns || silence == 0ns || options.ping_interval <= silence,
                "ping_interval", options.ping_interval, "not longer than silence_max")
       .Require(options.drain >= 0ns, "drain", options.drain, "not negative")
       .Require(options.ping.size() <= options.queue_max, "ping",

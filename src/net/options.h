@@ -5,9 +5,9 @@
 #include <string>
 #include <string_view>
 
-#include "absl/status/status.h"
 #include <holdfast/link.h>
 #include <holdfast/listener.h>
+#include "absl/status/status.h"
 
 namespace holdfast::internal {
 

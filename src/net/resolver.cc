@@ -44,8 +44,11 @@ std::vector<SocketAddress> CopyAddresses(const addrinfo* list, std::uint16_t por
 class ResolveRequest final : public MailNode {
  public:
   ResolveRequest(Resolver& resolver, std::string host, std::uint16_t port)
-      : kernel_(resolver.core_.kernel()), core_(&resolver.core_), resolver_(&resolver),
-        host_(std::move(host)), port_(port) {}
+      : kernel_(resolver.core_.kernel()),
+        core_(&resolver.core_),
+        resolver_(&resolver),
+        host_(std::move(host)),
+        port_(port) {}
 
   // On a thread of the pool.
   void Work() noexcept {

@@ -21,18 +21,18 @@ Error ErrorOf(Call call, int result) { return result < 0 ? Classify(call, -resul
 absl::Status ValidateSocketOptions(const char* owner, const SocketOptions& options) {
   const std::string prefix = std::string(owner) + ".socket.";
   if (options.send_buffer < 0) {
-    return absl::InvalidArgumentError(prefix + "send_buffer = " +
-                                      std::to_string(options.send_buffer) + ": not negative");
+    return absl::InvalidArgumentError(
+        prefix + "send_buffer = " + std::to_string(options.send_buffer) + ": not negative");
   }
   if (options.receive_buffer < 0) {
-    return absl::InvalidArgumentError(prefix + "receive_buffer = " +
-                                      std::to_string(options.receive_buffer) + ": not negative");
+    return absl::InvalidArgumentError(
+        prefix + "receive_buffer = " + std::to_string(options.receive_buffer) + ": not negative");
   }
   if (!options.bind_address.empty()) {
     const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(options.bind_address);
     if (!endpoint.ok()) {
-      return absl::InvalidArgumentError(prefix +
-                                        "bind_address: " + std::string(endpoint.status().message()));
+      return absl::InvalidArgumentError(
+          prefix + "bind_address: " + std::string(endpoint.status().message()));
     }
     if (!endpoint->literal().has_value()) {
       return absl::InvalidArgumentError(prefix + "bind_address = \"" + options.bind_address +
@@ -43,8 +43,8 @@ absl::Status ValidateSocketOptions(const char* owner, const SocketOptions& optio
 }
 
 Error PrepareToConnect(Kernel& kernel, int fd, int domain, const SocketOptions& options) noexcept {
-  const Error set = ErrorOf(Call::kSetsockopt,
-                            ApplySettings(kernel, fd, domain, ToSettings(options)));
+  const Error set =
+      ErrorOf(Call::kSetsockopt, ApplySettings(kernel, fd, domain, ToSettings(options)));
   if (set.failed() && set.action != Action::kIgnore) return set;
   if (options.on_socket) options.on_socket(fd);
   if (options.bind_address.empty()) return {};
@@ -53,7 +53,8 @@ Error PrepareToConnect(Kernel& kernel, int fd, int domain, const SocketOptions& 
     // Of another family than this address: the endpoint's next one may fit.
     return {Operation::kBind, ErrorClass::kUnsupported, Action::kNextAddress, 0};
   }
-  return ErrorOf(Call::kBind, kernel.Bind(fd, source->literal()->data(), source->literal()->size()));
+  return ErrorOf(Call::kBind,
+                 kernel.Bind(fd, source->literal()->data(), source->literal()->size()));
 }
 
 Error PrepareToListen(Kernel& kernel, int fd, const SocketAddress& address, int backlog,
@@ -61,8 +62,8 @@ Error PrepareToListen(Kernel& kernel, int fd, const SocketAddress& address, int 
   SocketSettings settings = ToSettings(options);
   settings.reuse_address = address.family() != AF_UNIX;
   settings.reuse_port = reuse_port;
-  const Error set = ErrorOf(Call::kSetsockopt,
-                            ApplySettings(kernel, fd, address.family(), settings));
+  const Error set =
+      ErrorOf(Call::kSetsockopt, ApplySettings(kernel, fd, address.family(), settings));
   if (set.failed() && set.action != Action::kIgnore) return set;
   if (options.on_socket) options.on_socket(fd);
   const Error bound = ErrorOf(Call::kBind, kernel.Bind(fd, address.data(), address.size()));

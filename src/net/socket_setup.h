@@ -2,10 +2,10 @@
 #ifndef HOLDFAST_NET_SOCKET_SETUP_H_
 #define HOLDFAST_NET_SOCKET_SETUP_H_
 
-#include "absl/status/status.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
 #include <holdfast/socket_options.h>
+#include "absl/status/status.h"
 #include "sys/kernel.h"
 
 namespace holdfast::internal {

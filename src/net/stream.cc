@@ -34,7 +34,7 @@ void StreamCore::Abandon() noexcept {
   handle_ = nullptr;
   --core_.population().handles;
   --core_.population().streams;
-  core_.wheel().Cancel(*this);
+  core_.Cancel(*this);
   if (connection_.busy()) {
     connection_.Settle(Error::Cancelled());
     return;
@@ -118,7 +118,7 @@ void StreamCore::OnEndOfFile() noexcept {
 
 void StreamCore::OnSettled(const SessionEnd& end) noexcept {
   stage_ = Stage::kClosed;
-  core_.wheel().Cancel(*this);
+  core_.Cancel(*this);
   if (handle_ == nullptr) {
     --core_.population().cores;
     return core_.Bury(*this);
@@ -135,7 +135,7 @@ void StreamCore::OnSettled(const SessionEnd& end) noexcept {
 
 void StreamCore::Rearm() noexcept {
   if (handle_ == nullptr || !connection_.busy()) return;
-  core_.wheel().Arm(*this, connection_.next_deadline());
+  core_.Arm(*this, connection_.next_deadline());
 }
 
 }  // namespace internal

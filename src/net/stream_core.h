@@ -70,7 +70,7 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
   }
 
   ReactorCore& core_;
-  Stream* handle_ = nullptr;  // Null once abandoned.
+  Stream* handle_ = nullptr;                      // Null once abandoned.
   std::shared_ptr<const StreamOptions> options_;  // Null until started.
   void* user_ = nullptr;
   std::unique_ptr<Socket> socket_;  // Until started.

@@ -57,11 +57,11 @@ Timer::Timer(Reactor& reactor, absl::AnyInvocable<void()> callback)
 }
 Timer::~Timer() {
   --state_->core.population().handles;
-  state_->core.wheel().Cancel(*state_);
+  state_->core.Cancel(*state_);
   state_->core.Bury(*state_);
 }
-void Timer::Arm(Instant deadline) noexcept { state_->core.wheel().Arm(*state_, deadline); }
-void Timer::Cancel() noexcept { state_->core.wheel().Cancel(*state_); }
-bool Timer::armed() const noexcept { return state_->core.wheel().armed(*state_); }
+void Timer::Arm(Instant deadline) noexcept { state_->core.Arm(*state_, deadline); }
+void Timer::Cancel() noexcept { state_->core.Cancel(*state_); }
+bool Timer::armed() const noexcept { return state_->core.armed(*state_); }
 
 }  // namespace holdfast

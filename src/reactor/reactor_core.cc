@@ -88,8 +88,7 @@ absl::Status Validate(const ReactorOptions& options) {
                       "submission_entries to 65536");
   }
   if (!IsPowerOfTwo(options.receive_buffers) || options.receive_buffers > 32768) {
-    return RangeError("receive_buffers", options.receive_buffers,
-                      "a power of two, at most 32768");
+    return RangeError("receive_buffers", options.receive_buffers, "a power of two, at most 32768");
   }
   if (options.receive_buffer_bytes != 0 &&
       (options.receive_buffer_bytes < 64 || options.receive_buffer_bytes > (1u << 20))) {
@@ -133,18 +132,22 @@ absl::StatusOr<std::unique_ptr<ReactorCore>> ReactorCore::Create(const ReactorOp
 ReactorCore::ReactorCore(Kernel& kernel, const ReactorOptions& options)
     : kernel_(kernel),
       now_(kernel.ClockNow()),
+      last_turn_(now_),
       wheel_(now_),
       random_(0),
       blocks_(options.free_blocks_max) {}
 
 ReactorCore::~ReactorCore() {
-  HOLDFAST_CHECK(!in_turn_);                  // Never destroyed from inside a callback.
-  HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
-  for (MailNode* node = mailbox_.TakeAll(); node != nullptr;) {
-    MailNode* const next = Mailbox::Next(*node);
-    node->Discard();
-    node = next;
+  HOLDFAST_CHECK(!in_turn_);  // Never destroyed from inside a callback.
+  // What was posted goes first: it may own handles, and its destructors may post again.
+  while (!mailbox_.empty()) {
+    for (MailNode* node = mailbox_.TakeAll(); node != nullptr;) {
+      MailNode* const next = Mailbox::Next(*node);
+      node->Discard();
+      node = next;
+    }
   }
+  HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
   // What was aborted with its handle still waits for its last completion, which always comes: a
   // cancelled operation completes. No user code runs here.
   if (population_.cores > 0) static_cast<void>(backend_->Enable());
@@ -206,9 +209,11 @@ void ReactorCore::Turn(Instant until) {
   everything_dispatched_ = !backend_->Dispatch(kCompletionsPerTurn);
 
   if (const Instant due = wheel_.next_deadline(); due <= now_) {
-    lateness_max_ = std::max<Duration>(lateness_max_, now_ - due);
+    // A deadline that had passed before the last turn was armed in the past: the loop is not late.
+    lateness_max_ = std::max<Duration>(lateness_max_, now_ - std::max(due, last_turn_));
     timers_fired_ += wheel_.Expire(now_, kTimersPerTurn);
   }
+  last_turn_ = begin;
   RunMail();
   RunDeferred();
   Flush();
@@ -247,8 +252,9 @@ void ReactorCore::WaitUntil(Instant deadline) noexcept {
   const bool busy = !deferred_.empty() || !everything_dispatched_ || backend_->HasReady();
   Duration timeout = Duration::zero();
   if (mailbox_.BeginSleep() && !busy && !stop_.load(std::memory_order_relaxed)) {
-    timeout = deadline == kNever ? kNeverTimeout
-                                 : std::max(Duration::zero(), deadline - kernel_.ClockNow());
+    const Instant now = kernel_.ClockNow();
+    timeout =
+        deadline <= now ? Duration::zero() : (deadline == kNever ? kNeverTimeout : deadline - now);
   }
   backend_->Wait(timeout);
   mailbox_.EndSleep();
@@ -272,10 +278,17 @@ void ReactorCore::PostNode(MailNode& node) noexcept {
 
 void ReactorCore::Defer(Deferred& deferred) noexcept {
   if (!deferred.linked()) deferred_.PushBack(deferred);
+  NoteOutside();
 }
 
 void ReactorCore::MarkDirty(Flushable& flushable) noexcept {
   if (!flushable.linked()) dirty_.PushBack(flushable);
+  NoteOutside();
+}
+
+void ReactorCore::Arm(TimerNode& node, Instant deadline) noexcept {
+  wheel_.Arm(node, deadline);
+  NoteOutside();
 }
 
 void ReactorCore::Bury(Mortal& mortal) noexcept {
@@ -296,7 +309,8 @@ absl::StatusOr<std::unique_ptr<Watcher>> ReactorCore::Watch(
   }
   if (watch_fd_ < 0) {
     watch_fd_ = kernel_.EpollCreate();
-    if (watch_fd_ < 0) return Classify(Call::kEpollCreate1, -std::exchange(watch_fd_, -1)).ToStatus();
+    if (watch_fd_ < 0)
+      return Classify(Call::kEpollCreate1, -std::exchange(watch_fd_, -1)).ToStatus();
     const int result = backend_->SetWatch(
         watch_fd_, [](void* core) { static_cast<ReactorCore*>(core)->OnWatchReady(); }, this);
     if (result < 0) {
@@ -332,13 +346,11 @@ void ReactorCore::EndWatch(Watcher::State* state) noexcept {
 
 void ReactorCore::OnWatchReady() noexcept {
   epoll_event events[kWatchEventsPerTurn];
-  const int count =
-      kernel_.EpollWait(watch_fd_, events, kWatchEventsPerTurn, Duration::zero());
+  const int count = kernel_.EpollWait(watch_fd_, events, kWatchEventsPerTurn, Duration::zero());
   for (int i = 0; i < count; ++i) {
     const std::uint64_t word = events[i].data.u64;
     // An earlier callback of this batch may have ended the watch.
-    Watcher::State* const state =
-        watchers_.Find(UserDataSlot(word), UserDataGeneration(word));
+    Watcher::State* const state = watchers_.Find(UserDataSlot(word), UserDataGeneration(word));
     if (state != nullptr) state->callback(FromEpoll(events[i].events));
   }
 }
@@ -370,9 +382,9 @@ void ReactorCore::RearmEmbedding() noexcept {
   const bool no_news = mailbox_.BeginSleep();
   if (embed_fd_ < 0) return;
   Instant deadline = wheel_.next_deadline();
-  if (!no_news || !deferred_.empty() || !dirty_.empty() || !everything_dispatched_ ||
-      backend_->HasReady()) {
-    deadline = now_;
+  if (!no_news || !mailbox_.empty() || stop_.load(std::memory_order_relaxed) ||
+      !deferred_.empty() || !dirty_.empty() || !everything_dispatched_ || backend_->HasReady()) {
+    deadline = Instant::min();
   }
   // A deadline that has passed keeps the timerfd readable until it is armed anew.
   if (deadline == embed_deadline_ && deadline > now_) return;

@@ -16,11 +16,14 @@
 #ifndef HOLDFAST_REACTOR_REACTOR_CORE_H_
 #define HOLDFAST_REACTOR_REACTOR_CORE_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 
+#include <holdfast/internal/timer_node.h>
+#include <holdfast/reactor.h>
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,8 +32,6 @@
 #include "base/random.h"
 #include "base/slot_map.h"
 #include "core/block_pool.h"
-#include <holdfast/internal/timer_node.h>
-#include <holdfast/reactor.h>
 #include "machine/timer_wheel.h"
 #include "reactor/flight_recorder.h"
 #include "reactor/mailbox.h"
@@ -80,11 +81,18 @@ class ReactorCore {
 
   // --- What floor 5 uses.
   [[nodiscard]] static ReactorCore& Of(Reactor& reactor) noexcept { return *reactor.core_; }
-  [[nodiscard]] Instant now() const noexcept { return now_; }
+  // The turn's time; read anew outside of a turn, where the last one's may be long ago.
+  [[nodiscard]] Instant now() const noexcept {
+    if (!in_turn_) now_ = std::max(now_, kernel_.ClockNow());
+    return now_;
+  }
   [[nodiscard]] Kernel& kernel() noexcept { return kernel_; }
   [[nodiscard]] Backend& backend() noexcept { return *backend_; }
   [[nodiscard]] const Backend& backend() const noexcept { return *backend_; }
-  [[nodiscard]] TimerWheel& wheel() noexcept { return wheel_; }
+  // Timers; kNever cancels. Also from outside of a turn, by whoever embeds the reactor.
+  void Arm(TimerNode& node, Instant deadline) noexcept;
+  void Cancel(TimerNode& node) noexcept { wheel_.Cancel(node); }
+  [[nodiscard]] bool armed(const TimerNode& node) const noexcept { return wheel_.armed(node); }
   [[nodiscard]] Random& random() noexcept { return random_; }
   [[nodiscard]] BlockPool& blocks() noexcept { return blocks_; }
   [[nodiscard]] FlightRecorder& recorder() noexcept { return recorder_; }
@@ -128,12 +136,17 @@ class ReactorCore {
   void WaitUntil(Instant deadline) noexcept;
   void OnWatchReady() noexcept;
   void RearmEmbedding() noexcept;
+  // Outside of a turn something was given to do: the embedding loop must call Poll.
+  void NoteOutside() noexcept {
+    if (!in_turn_ && embed_fd_ >= 0) RearmEmbedding();
+  }
   void Wake() noexcept;
 
   Kernel& kernel_;
   std::unique_ptr<Backend> backend_;
   std::string backend_reason_;
-  Instant now_;
+  mutable Instant now_;
+  Instant last_turn_;  // When the turn before this one began.
   TimerWheel wheel_;
   Random random_;
   BlockPool blocks_;

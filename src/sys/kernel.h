@@ -66,8 +66,8 @@ class Kernel {
   // (before 5.11) is served by epoll_wait(2) with the milliseconds rounded up.
   virtual int EpollWait(int epoll_fd, epoll_event* events, int events_max,
                         Duration timeout) noexcept = 0;
-  virtual int EventFd() noexcept = 0;                       // EFD_NONBLOCK | EFD_CLOEXEC
-  virtual int TimerFd() noexcept = 0;                       // CLOCK_MONOTONIC, non-blocking, cloexec
+  virtual int EventFd() noexcept = 0;  // EFD_NONBLOCK | EFD_CLOEXEC
+  virtual int TimerFd() noexcept = 0;  // CLOCK_MONOTONIC, non-blocking, cloexec
   virtual int TimerFdSet(int fd, Instant deadline) noexcept = 0;  // absolute; kNever disarms
   virtual ssize_t Read(int fd, void* data, std::size_t size) noexcept = 0;
   virtual ssize_t Write(int fd, const void* data, std::size_t size) noexcept = 0;  // signal-safe

@@ -37,10 +37,13 @@ int Set(Kernel& kernel, int fd, int level, int name, int value) noexcept {
 
 bool IsTcp(int domain) noexcept { return domain == AF_INET || domain == AF_INET6; }
 
+// Whole seconds, rounded down, as keepalive counts them (tcp(7)); at least one, at most 32767.
 int Seconds(Duration duration) noexcept {
-  const auto count = std::chrono::ceil<std::chrono::seconds>(duration).count();
-  return static_cast<int>(std::clamp<std::int64_t>(count, 1, 32767));  // tcp(7), MAX_TCP_KEEPIDLE
+  const auto count = std::chrono::floor<std::chrono::seconds>(duration).count();
+  return static_cast<int>(std::clamp<std::int64_t>(count, 1, 32767));
 }
+
+constexpr int kKeepaliveProbesMax = 127;  // MAX_TCP_KEEPCNT
 
 }  // namespace
 
@@ -84,7 +87,7 @@ DeathFacts ReadDeathFacts(Kernel& kernel, int fd, int domain, bool own_fin,
   DeathFacts facts;
   facts.tcp = IsTcp(domain);
   facts.own_fin = own_fin;
-  if (kind == DeathKind::kOfItself) facts.socket_error = ReadSocketError(kernel, fd);
+  if (kind == DeathKind::kOfItself || !facts.tcp) facts.socket_error = ReadSocketError(kernel, fd);
   tcp_info info;
   if (facts.tcp && ReadTcpInfo(kernel, fd, &info)) {
     facts.info_valid = true;
@@ -126,8 +129,7 @@ DisconnectFigures DisconnectTwice(Kernel& kernel, int fd, std::uint32_t outq_bef
   int n1 = 0;
   int q2 = 0;
   figures.valid = kernel.Connect(fd, &unspecified, sizeof(unspecified)) == 0 &&
-                  kernel.Ioctl(fd, SIOCOUTQ, &q1) == 0 &&
-                  kernel.Ioctl(fd, SIOCOUTQNSD, &n1) == 0 &&
+                  kernel.Ioctl(fd, SIOCOUTQ, &q1) == 0 && kernel.Ioctl(fd, SIOCOUTQNSD, &n1) == 0 &&
                   kernel.Connect(fd, &unspecified, sizeof(unspecified)) == 0 &&
                   kernel.Ioctl(fd, SIOCOUTQ, &q2) == 0;
   figures.q1 = static_cast<std::uint32_t>(q1);
@@ -149,16 +151,17 @@ int ApplySettings(Kernel& kernel, int fd, int domain, const SocketSettings& sett
   return result;
 }
 
-void ApplyBackstop(Kernel& kernel, int fd, Duration idle, Duration dead) noexcept {
-  // The first probe after `idle`; the others spread over what is left until `dead`.
-  constexpr int kProbes = 3;
-  const auto dead_ms = std::chrono::ceil<std::chrono::milliseconds>(dead).count();
+void ApplyBackstop(Kernel& kernel, int fd, Duration silence_max) noexcept {
+  const Duration silence = std::min<Duration>(silence_max, std::chrono::hours(24));
+  const int idle = Seconds(silence / 2);
+  const int interval = Seconds(silence / 8);
+  const int probes = std::clamp((2 * Seconds(silence) - idle) / interval, 1, kKeepaliveProbesMax);
+  const auto dead = std::chrono::ceil<std::chrono::milliseconds>(silence * 2).count();
   static_cast<void>(Set(kernel, fd, SOL_SOCKET, SO_KEEPALIVE, 1));
-  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPIDLE, Seconds(idle)));
-  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPINTVL, Seconds((dead - idle) / kProbes)));
-  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPCNT, kProbes));
-  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_USER_TIMEOUT,
-                        static_cast<int>(std::clamp<std::int64_t>(dead_ms, 1, 0x7fffffff))));
+  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPIDLE, idle));
+  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPINTVL, interval));
+  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_KEEPCNT, probes));
+  static_cast<void>(Set(kernel, fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(dead)));
 }
 
 }  // namespace holdfast::internal

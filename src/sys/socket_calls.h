@@ -7,9 +7,9 @@
 
 #include <optional>
 
-#include "core/socket_facts.h"
 #include <holdfast/endpoint.h>
 #include <holdfast/time.h>
+#include "core/socket_facts.h"
 #include "sys/kernel.h"
 
 namespace holdfast::internal {
@@ -23,8 +23,8 @@ namespace holdfast::internal {
 [[nodiscard]] ConnectFacts ReadConnectFacts(Kernel& kernel, int fd, int domain, Call call,
                                             int connect_result) noexcept;
 
-// TCP_INFO, SIOCOUTQ, SIOCINQ, SO_ERROR: read once, between the last completion and close. SO_ERROR is
-// not read when `declared`: the connection may be alive, and then it lies (KERNEL.md 5).
+// TCP_INFO, SIOCOUTQ, SIOCINQ, SO_ERROR: read once, between the last completion and close. SO_ERROR of a
+// TCP connection is not read when its death is declared: it may be alive, and then it lies (KERNEL.md 5).
 enum class DeathKind { kOfItself, kDeclared };
 [[nodiscard]] DeathFacts ReadDeathFacts(Kernel& kernel, int fd, int domain, bool own_fin,
                                         DeathKind kind) noexcept;
@@ -51,9 +51,10 @@ struct SocketSettings {
 };
 [[nodiscard]] int ApplySettings(Kernel& kernel, int fd, int domain,
                                 const SocketSettings& settings) noexcept;
-// The kernel's own limits, a backstop behind ours: keepalive after `idle` of silence, death by keepalive
-// or by TCP_USER_TIMEOUT after `dead` (tcp(7), RFC 5482). TCP only. Their failure is not an error.
-void ApplyBackstop(Kernel& kernel, int fd, Duration idle, Duration dead) noexcept;
+// The kernel's own limits, a backstop behind ours: keepalive probes from half of `silence_max` on, an
+// eighth apart, so that a lost one has followers before our own judgement; death by keepalive or by
+// TCP_USER_TIMEOUT after twice `silence_max` (tcp(7), RFC 5482). TCP only. Their failure is not an error.
+void ApplyBackstop(Kernel& kernel, int fd, Duration silence_max) noexcept;
 
 }  // namespace holdfast::internal
 

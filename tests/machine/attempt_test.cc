@@ -8,9 +8,9 @@ namespace {
 Error Of(ErrorClass error_class) { return {Operation::kConnect, error_class, Action::kBackOff, 0}; }
 
 TEST(AttemptTest, ExhaustionThenRefusedThenResetThenUnreachableThenTimeoutThenTheRest) {
-  constexpr ErrorClass kMostTellingFirst[] = {ErrorClass::kResource,    ErrorClass::kRefused,
-                                              ErrorClass::kReset,       ErrorClass::kUnreachable,
-                                              ErrorClass::kTimeout,     ErrorClass::kPermission};
+  constexpr ErrorClass kMostTellingFirst[] = {ErrorClass::kResource, ErrorClass::kRefused,
+                                              ErrorClass::kReset,    ErrorClass::kUnreachable,
+                                              ErrorClass::kTimeout,  ErrorClass::kPermission};
   for (std::size_t i = 0; i < std::size(kMostTellingFirst); ++i) {
     for (std::size_t j = 0; j < std::size(kMostTellingFirst); ++j) {
       EXPECT_EQ(IsMoreTelling(Of(kMostTellingFirst[i]), Of(kMostTellingFirst[j])), i < j);

@@ -14,13 +14,14 @@
 namespace holdfast::internal {
 namespace {
 
-constexpr LinkState kStates[] = {LinkState::kIdle,    LinkState::kResolving, LinkState::kConnecting,
-                                 LinkState::kUp,      LinkState::kFailing,   LinkState::kBackoff,
-                                 LinkState::kDraining, LinkState::kClosed};
-constexpr LinkEvent kEvents[] = {LinkEvent::kStart,   LinkEvent::kRetryNow,  LinkEvent::kClose,
-                                 LinkEvent::kDrop,    LinkEvent::kHealthy,   LinkEvent::kResolved,
-                                 LinkEvent::kConnected, LinkEvent::kFailed,  LinkEvent::kSettled,
-                                 LinkEvent::kRetry,   LinkEvent::kGiveUp,    LinkEvent::kRetryDue};
+constexpr LinkState kStates[] = {
+    LinkState::kIdle,    LinkState::kResolving, LinkState::kConnecting, LinkState::kUp,
+    LinkState::kFailing, LinkState::kBackoff,   LinkState::kDraining,   LinkState::kClosed};
+constexpr LinkEvent kEvents[] = {LinkEvent::kStart,     LinkEvent::kRetryNow, LinkEvent::kClose,
+                                 LinkEvent::kDrop,      LinkEvent::kHealthy,  LinkEvent::kResolved,
+                                 LinkEvent::kConnected, LinkEvent::kFailed,   LinkEvent::kSettled,
+                                 LinkEvent::kRetry,     LinkEvent::kGiveUp,   LinkEvent::kRetryDue,
+                                 LinkEvent::kSurvived};
 constexpr LinkEvent kUserEvents[] = {LinkEvent::kStart, LinkEvent::kRetryNow, LinkEvent::kClose,
                                      LinkEvent::kDrop, LinkEvent::kHealthy};
 static_assert(std::size(kStates) == kLinkStateCount);
@@ -33,7 +34,7 @@ const std::map<LinkState, std::set<LinkEvent>>& InnerEvents() {
       {LinkState::kIdle, {}},
       {LinkState::kResolving, {LinkEvent::kResolved, LinkEvent::kFailed}},
       {LinkState::kConnecting, {LinkEvent::kConnected, LinkEvent::kFailed}},
-      {LinkState::kUp, {LinkEvent::kFailed}},
+      {LinkState::kUp, {LinkEvent::kFailed, LinkEvent::kSurvived}},
       {LinkState::kFailing, {LinkEvent::kSettled, LinkEvent::kRetry, LinkEvent::kGiveUp}},
       {LinkState::kBackoff, {LinkEvent::kRetryDue}},
       {LinkState::kDraining, {LinkEvent::kFailed, LinkEvent::kSettled}},
@@ -45,8 +46,8 @@ const std::map<LinkState, std::set<LinkEvent>>& InnerEvents() {
 TEST(LinkTableTest, EveryPairIsListedExactlyWhereItCanHappen) {
   for (const LinkState state : kStates) {
     for (const LinkEvent event : kEvents) {
-      const bool user = std::find(std::begin(kUserEvents), std::end(kUserEvents), event) !=
-                        std::end(kUserEvents);
+      const bool user =
+          std::find(std::begin(kUserEvents), std::end(kUserEvents), event) != std::end(kUserEvents);
       const bool possible = user || InnerEvents().at(state).contains(event);
       EXPECT_EQ(FindLinkRow(state, event) != nullptr, possible)
           << ToString(state) << " on " << ToString(event);
@@ -91,8 +92,9 @@ TEST(LinkTableTest, HealthCountsOnlyWhileUp) {
     const LinkRow* row = FindLinkRow(state, LinkEvent::kHealthy);
     ASSERT_NE(row, nullptr);
     EXPECT_EQ(row->to, state);
-    EXPECT_EQ(row->action == LinkAction::kCountHealthy, state == LinkState::kUp);
+    EXPECT_EQ(row->action == LinkAction::kEstablish, state == LinkState::kUp);
   }
+  EXPECT_EQ(FindLinkRow(LinkState::kUp, LinkEvent::kSurvived)->action, LinkAction::kCountHealthy);
 }
 
 TEST(LinkMachineTest, AnImpossiblePairStopsTheProcess) {
@@ -143,6 +145,7 @@ class GrammarWalk {
   void Do(LinkAction action) {
     switch (action) {
       case LinkAction::kNothing:
+      case LinkAction::kEstablish:
       case LinkAction::kCountHealthy:
         return;
       case LinkAction::kDial:

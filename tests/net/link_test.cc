@@ -139,8 +139,7 @@ TEST_P(LinkTest, ASilentPeerIsDownWithinSilenceMax) {
   ASSERT_TRUE(RunUntil([&] { return !diary_.downs.empty(); }));
   EXPECT_EQ(diary_.downs[0].error, Error::Deadline(Operation::kHeartbeat));
   EXPECT_GE(down - up, 200ms);
-  EXPECT_LE(down - up, 250ms + reactor().stats().timer_lateness_max +
-                           reactor().stats().turn_max);
+  EXPECT_LE(down - up, 250ms + reactor().stats().timer_lateness_max + reactor().stats().turn_max);
   EXPECT_EQ(ReadAvailable(peer), "PING");
   EXPECT_EQ(diary_.downs[0].total(), 0u);
 }

@@ -87,7 +87,8 @@ class RawServer {
       listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
       sockaddr_un address{};
       address.sun_family = AF_UNIX;
-      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)), 0);
+      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)),
+                0);
       socklen_t size = sizeof(address);
       ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
       endpoint_ = "unix:@" + std::string(address.sun_path + 1, size - sizeof(sa_family_t) - 1);
@@ -226,11 +227,10 @@ inline std::string BackendName(const testing::TestParamInfo<BackendKind>& info) 
   return info.param == BackendKind::kUring ? "uring" : "epoll";
 }
 
-#define HOLDFAST_FOR_BOTH_BACKENDS(Suite)                                                   \
-  INSTANTIATE_TEST_SUITE_P(Both, Suite,                                                     \
-                           testing::Values(holdfast::BackendKind::kUring,                   \
-                                           holdfast::BackendKind::kEpoll),                  \
-                           holdfast::test::BackendName)
+#define HOLDFAST_FOR_BOTH_BACKENDS(Suite)                                                         \
+  INSTANTIATE_TEST_SUITE_P(                                                                       \
+      Both, Suite, testing::Values(holdfast::BackendKind::kUring, holdfast::BackendKind::kEpoll), \
+      holdfast::test::BackendName)
 
 // Everything a link told, in order: "dial1", "up", "data:...", "down:<class>", "closed:<reason>".
 struct Diary {
