@@ -117,14 +117,14 @@ class Reactor {
   // InvalidArgument names the field and the value; ResourceExhausted when this host has no descriptor
   // or memory left; Unimplemented when the backend asked for is not to be had.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Reactor>> Create(ReactorOptions options);
-  // Aborts what is still in flight and waits for it (milliseconds). Posts that did not run are
-  // destroyed unrun. Every Link, Stream, Listener, Timer and Watcher on it must be gone.
+  // Aborts what is still in flight and waits for it (milliseconds). Best on the thread that ran it; where
+  // that thread has ended, any one will do. Posts that did not run are destroyed unrun. Every Link, Stream, Listener, Timer and Watcher on it must be gone.
   ~Reactor();
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
 
-  // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback; the
-  // errno's status when the backend cannot be entered from this thread.
+  // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback, and on
+  // another thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER).
   absl::Status Run();
   // Turns until Stop or until `duration` has passed.
   absl::Status RunFor(Duration duration);

@@ -28,6 +28,8 @@ inline constexpr int kCancelledCode = -ECANCELED;
 
 // What Backend::Open and Adopt answer when there is no slot.
 inline constexpr int kNoMemoryCode = -ENOMEM;
+// What io_uring_enter(2) answers to a thread that is not the ring's.
+inline constexpr int kWrongThreadCode = -EEXIST;
 
 // True exactly for the kTryAgain answers of a call that found nothing to do: ask again once the
 // descriptor is ready. Every other kTryAgain answer (a signal, a connection that died in the

@@ -150,7 +150,13 @@ ReactorCore::~ReactorCore() {
   HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
   // What was aborted with its handle still waits for its last completion, which always comes: a
   // cancelled operation completes. No user code runs here.
-  if (population_.cores > 0) static_cast<void>(backend_->Enable());
+  // Destroyed by another thread than ran it, io_uring lets us neither cancel nor reap: then it is told
+  // so, and the end of the ring ends what is in flight.
+  if (population_.cores > 0 && backend_->Enable() < 0) {
+    in_turn_ = true;
+    backend_->Abandon();
+    in_turn_ = false;
+  }
   while (population_.cores > 0) {
     in_turn_ = true;  // Nothing may be deleted below its own completion.
     everything_dispatched_ = !backend_->Dispatch(kCompletionsPerTurn);
@@ -172,7 +178,9 @@ absl::Status ReactorCore::Enter() {
     return absl::FailedPreconditionError("Run inside a callback of the same reactor");
   }
   if (const int result = backend_->Enable(); result < 0) {
-    return Classify(Call::kIoUringRegister, -result).ToStatus();
+    return absl::FailedPreconditionError(
+        "this thread cannot drive the reactor: " +
+        Classify(Call::kIoUringEnter, -result).ToString());
   }
   mailbox_.EndSleep();
   now_ = std::max(now_, kernel_.ClockNow());

@@ -1,0 +1,63 @@
+#include "backend/uring_issuer.h"
+
+namespace holdfast::internal {
+
+void UringIssuer::Wait(Duration timeout) noexcept {
+  if (embedding.active()) {
+    ++stats_.syscalls;
+    embedding.Drain();
+  }
+  while (ring.backlogged() && Enter(0, Duration::zero(), UringRing::kSubmit)) {
+  }
+  bool sleep = timeout > Duration::zero() && !HasReady() && !ring.backlogged();
+  if (sleep && embedding.active()) {
+    Turn(0, Duration::zero());
+    if (!HasReady()) {
+      ++stats_.syscalls;
+      embedding.Sleep(timeout);
+    }
+    sleep = false;
+  }
+  if (sleep || ring.must_enter()) Turn(sleep ? 1 : 0, timeout);
+  // The kernel does at most 20 pieces of work a wait (6.13), and tells no eventfd of the rest.
+  if (HasReady() || ring.has_work()) embedding.Signal();
+}
+
+int UringIssuer::Embed(int event_fd, int watch_fd) noexcept {
+  if (!embedding.active()) {
+    const int result = embedding.Start(ring.fd(), event_fd, watch_fd);
+    if (result < 0) return result;
+    // What came before the ring was told of the eventfd is found by looking.
+    embedding.Drain();
+    if (ring.enabled() && ring.must_enter()) Turn(0, Duration::zero());
+    if (HasReady() || ring.has_work()) embedding.Signal();
+  }
+  return embedding.fd();
+}
+
+bool UringIssuer::Enter(unsigned completions, Duration timeout, unsigned flags) noexcept {
+  const std::uint32_t first = ring.submission_head();
+  sends.BeforeEnter();
+  ++stats_.syscalls;
+  // The answer decides nothing: what was taken and what came stands in the ring, and after an error
+  // (no memory, a signal) the next enter tries the rest. One says that completions were lost.
+  const int result = ring.Enter(completions, timeout, flags);
+  if (result < 0 && Classify(Call::kIoUringEnter, -result).action == Action::kFallBack) {
+    ++stats_.cq_overflows;
+  }
+  sends.Note(ring);
+  while (ring.overflowed() && held.room() > 0) {
+    ++stats_.cq_overflows;
+    ++stats_.syscalls;
+    Take(held.room());
+    const unsigned tail = ring.completion_tail();
+    ring.Enter(0, Duration::zero(), UringRing::kGetEvents);
+    sends.Note(ring);
+    if (ring.completion_tail() == tail) break;
+  }
+  if (!ring.overflowed()) stats_.sends += sends.Settle(ring);
+  sends.AfterEnter();
+  return ring.submission_head() != first;
+}
+
+}  // namespace holdfast::internal

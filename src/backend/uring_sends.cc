@@ -1,0 +1,71 @@
+#include "backend/uring_sends.h"
+
+#include "base/check.h"
+
+namespace holdfast::internal {
+
+void FastSends::Submit(Socket& socket, std::uint32_t position, std::span<const iovec> parts,
+                       bool silent) {
+  HOLDFAST_CHECK(socket.interest == kNothing);
+  socket.interest = kSubmitted;
+  socket.send_position = position;
+  // What it comes to if no completion says otherwise; 0: there will be one.
+  socket.send_result = {silent ? static_cast<std::int32_t>(socket.send_size) : 0, Call::kCqeSend};
+  submitted_.PushBack(socket);
+  if constexpr (kPoisons) {
+    if (parts_.size() <= socket.slot) parts_.resize(socket.slot + 1);
+    parts_[socket.slot].assign(parts.begin(), parts.end());
+    SetGuard(socket, true);
+  }
+}
+
+void FastSends::Note(const UringRing& ring) noexcept {
+  for (const unsigned tail = ring.completion_tail(); noted_ != tail; ++noted_) {
+    const std::uint64_t word = ring.completion(noted_).user_data;
+    if (UserDataKind(word) != static_cast<std::uint8_t>(OpKind::kSend)) continue;
+    Socket* const socket = slots_.Find(UserDataSlot(word), UserDataGeneration(word));
+    if (socket == nullptr || socket->interest != kSubmitted) continue;
+    socket->Unlink();
+    socket->interest = kNothing;
+  }
+}
+
+unsigned FastSends::Settle(const UringRing& ring) noexcept {
+  unsigned succeeded = 0;
+  while (!submitted_.empty() && ring.consumed(submitted_.front()->send_position)) {
+    Socket& socket = *submitted_.PopFront();
+    socket.interest = kNothing;
+    if (socket.send_result.value == 0) continue;
+    ++succeeded;
+    socket.interest = kKnown;
+    silent_.PushBack(socket);
+    SetGuard(socket, true);
+  }
+  return succeeded;
+}
+
+void FastSends::Hurry(Socket& socket) noexcept {
+  HOLDFAST_CHECK(socket.interest == kKnown);
+  socket.Unlink();
+  prompt_.PushBack(socket);
+}
+
+Socket* FastSends::Pop() noexcept {
+  return prompt_.empty() ? silent_.PopFront() : prompt_.PopFront();
+}
+
+void FastSends::SetGuard(const Socket& socket, bool guarded) noexcept {
+  if constexpr (kPoisons) {
+    for (const iovec& part : parts_[socket.slot]) {
+      guarded ? Poison(part.iov_base, part.iov_len) : Unpoison(part.iov_base, part.iov_len);
+    }
+  }
+}
+
+void FastSends::SetGuards(bool guarded) noexcept {
+  if constexpr (kPoisons) {
+    for (const Socket& socket : submitted_) SetGuard(socket, guarded);
+  }
+}
+
+}  // namespace holdfast::internal
