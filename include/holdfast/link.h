@@ -149,7 +149,8 @@ struct LinkOptions {
                               // <= silence_max; needs ping or on_heartbeat.
 
   // Marks in bytes: writable() is false from high down to low queued; `queue_max` bounds what is queued
-  // *and* not yet acknowledged by the peer's kernel. 0 < low <= high <= max.
+  // *and* not yet acknowledged by the peer's kernel; a message counts at least 16 bytes against it.
+  // 0 < low <= high <= max.
   std::size_t queue_high = 256 << 10;
   std::size_t queue_low = 64 << 10;
   std::size_t queue_max = 8 << 20;

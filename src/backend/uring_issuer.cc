@@ -19,7 +19,7 @@ void UringIssuer::Wait(Duration timeout) noexcept {
     sleep = false;
   }
   if (sleep || ring.must_enter()) Turn(sleep ? 1 : 0, timeout);
-  // The kernel does at most 20 pieces of work a wait (6.13), and tells no eventfd of the rest.
+  // What is left (after an enter that failed, or more work than the kernel does in one) signals nothing.
   if (HasReady() || ring.has_work()) embedding.Signal();
 }
 

@@ -53,15 +53,15 @@ inline std::uint32_t PrepareSend(const UringRing::Staged& staged, int fd,
     size = std::min(parts[0].iov_len, kSendBytesMax);
     io_uring_prep_send(staged.sqe, fd, parts[0].iov_base, size, kFastSendFlags);
   } else {
-    UringRing::Scratch& scratch = *staged.scratch;
-    scratch.message = {};
-    scratch.message.msg_iov = scratch.parts;
+    UringRing::Scratch::Message& message = staged.scratch->message;
+    message.header = {};
+    message.header.msg_iov = message.parts;
     for (const iovec& part : parts) {
       const std::size_t taken = std::min(part.iov_len, kSendBytesMax - size);
-      if (taken > 0) scratch.parts[scratch.message.msg_iovlen++] = {part.iov_base, taken};
+      if (taken > 0) message.parts[message.header.msg_iovlen++] = {part.iov_base, taken};
       size += taken;
     }
-    io_uring_prep_sendmsg(staged.sqe, fd, &scratch.message, kFastSendFlags);
+    io_uring_prep_sendmsg(staged.sqe, fd, &message.header, kFastSendFlags);
   }
   HOLDFAST_CHECK(size > 0);
   if (silent) staged.sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;

@@ -169,8 +169,8 @@ void UringRing::MoveBacklog() noexcept {
     // What pointed into the backlog points here now.
     if (sqe->opcode == IORING_OP_CONNECT) sqe->addr = reinterpret_cast<__u64>(&scratch.address);
     if (sqe->opcode == IORING_OP_SENDMSG) {
-      sqe->addr = reinterpret_cast<__u64>(&scratch.message);
-      scratch.message.msg_iov = scratch.parts;
+      sqe->addr = reinterpret_cast<__u64>(&scratch.message.header);
+      scratch.message.header.msg_iov = scratch.message.parts;
     }
     backlog_.pop_front();
     backlog_scratch_.pop_front();

@@ -50,9 +50,11 @@ inline constexpr int kFastSendFlags = MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL;
 class UringRing {
  public:
   // What a submission points at, until the kernel has taken it.
-  struct Scratch {
-    msghdr message;
-    iovec parts[kSendPartsMax];
+  union Scratch {
+    struct Message {
+      msghdr header;
+      iovec parts[kSendPartsMax];
+    } message;
     sockaddr_storage address;
   };
   struct Staged {

@@ -73,8 +73,9 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
 }
 
 void Connection::Pause() noexcept {
-  if (phase_ != Phase::kOpen || read_ != ReadSide::kOpen) return;
+  if (!in_use() || read_ != ReadSide::kOpen) return;
   read_ = ReadSide::kPaused;
+  if (phase_ == Phase::kDraining) return held_.clear();  // It reads on, to the end, and drops.
   core_.backend().Cancel(*socket_, OpKind::kReceive);
 }
 
@@ -200,7 +201,7 @@ void Connection::CheckRoom() noexcept {
 // --- Sending.
 
 void Connection::Flush() noexcept {
-  if (phase_ != Phase::kOpen && phase_ != Phase::kDraining) return;
+  if (!in_use()) return;
   if (socket_->send != OpState::kIdle) return;  // OnSend comes back here.
   if (send_stall_.since != kNever && poll_at_ != kNever) return;
   if (write_ != WriteSide::kOpen && write_ != WriteSide::kClosing) {
@@ -298,9 +299,8 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
   const std::span<const std::byte> bytes(data, static_cast<std::size_t>(result.value));
   received_ += bytes.size();
   receive_stall_ = {};
-  const bool in_use = phase_ == Phase::kOpen || phase_ == Phase::kDraining;
   // Closed while paused: the user does not want it.
-  if (!in_use || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
+  if (!in_use() || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
   if (read_ == ReadSide::kPaused || !held_.empty()) {
     held_.insert(held_.end(), bytes.begin(), bytes.end());
     return;
@@ -393,7 +393,7 @@ void Connection::RunDeferred() noexcept {
     if (socket_->idle()) Finish();
     return;
   }
-  if ((phase_ == Phase::kOpen || phase_ == Phase::kDraining) && read_ == ReadSide::kOpen) {
+  if (in_use() && read_ == ReadSide::kOpen) {
     StartReceive();
     DeliverHeld();
   }
@@ -427,7 +427,7 @@ void Connection::Finish() noexcept {
                   ? declared_
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
   end.account = ReadAccount(end.facts);
-  end.delivered = end.account.acked == queue_.end();
+  end.delivered = (end.facts.tcp ? end.account.acked : queue_.sent()) == queue_.end();
   end.bytes_sent = queue_.sent();
   end.bytes_received = received_;
   core_.backend().Close(*socket_);

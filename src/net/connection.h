@@ -84,8 +84,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   void Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept;
   [[nodiscard]] bool busy() const noexcept { return phase_ != Phase::kNone; }
 
-  // Neither lost nor being ended: Drain is allowed.
-  [[nodiscard]] bool in_use() const noexcept { return phase_ == Phase::kOpen; }
+  // Drain is allowed: neither lost nor being ended.
+  [[nodiscard]] bool can_drain() const noexcept { return phase_ == Phase::kOpen; }
 
   enum class Queued : std::uint8_t { kYes, kFull, kTooLarge, kClosed };
   // Where `size` bytes would not fit: asks the kernel what is acknowledged by now, and lets go of it.
@@ -165,6 +165,9 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
     Error error{};           // The last.
   };
 
+  [[nodiscard]] bool in_use() const noexcept {
+    return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
+  }
   void StartReceive() noexcept;
   void DeliverHeld() noexcept;
   void OnReceiveEnd(Result result) noexcept;

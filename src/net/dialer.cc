@@ -98,7 +98,6 @@ void Dialer::OnConnect(Socket& socket, Result result) noexcept {
         owner_.OnDialed(std::move(dialed));
         return;
       }
-      core_.Count(error);
       Note(error, address);
       CloseSocket();
       if (error.error_class == ErrorClass::kResource) {

@@ -225,7 +225,7 @@ Verdict LinkCore::AskUser(const Down& down, std::uint64_t random) const {
 }
 
 void LinkCore::Judge() {
-  core_.Count(failure_);
+  if (session_ == nullptr) core_.Count(failure_);  // A session's are counted where they occur.
   retry_in_.reset();
   const std::uint64_t random = core_.random().Next();
   const Verdict verdict = AskUser(MakeDown(), random);

@@ -1,4 +1,5 @@
 // The life of a link's core, and what the user asks of it; net/link.cc has the events.
+#include <algorithm>
 #include <utility>
 
 #include "net/link_core.h"
@@ -115,8 +116,7 @@ SendResult LinkCore::Send(std::span<const std::byte> message) {
     // Its entry before its bytes: what is taken is accounted for. Room first, because what that lets
     // go of ends a reservation.
     connection_.MakeRoom(message.size());
-    const bool too_many = ledger_.outstanding() >= options_->queue_max / kLedgerEntrySize;
-    if (too_many || !ledger_.Reserve()) {
+    if (ledger_.outstanding() >= messages_max() || !ledger_.Reserve()) {
       connection_.Refuse();
       return {SendStatus::kFull, 0};
     }
@@ -148,6 +148,15 @@ bool LinkCore::Ping(std::span<const std::byte> bytes) {
   if (connection_.Send(bytes) != Connection::Queued::kYes) return false;
   ++stats_.pings;
   return true;
+}
+
+std::size_t LinkCore::messages_max() const noexcept {
+  return std::max<std::size_t>(options_->queue_max / kLedgerEntrySize, 1);
+}
+
+void LinkCore::OnWritable() noexcept {
+  if (ledger_.outstanding() > messages_max() / 2) return connection_.Refuse();  // Not yet.
+  Call(options_->on_writable);
 }
 
 LinkStats LinkCore::stats() const noexcept {

@@ -74,7 +74,7 @@ class LinkCore final : public Mortal,
   void OnBytes(std::span<const std::byte> bytes) noexcept override;
   void OnEndOfFile() noexcept override { Fire(LinkEvent::kFailed); }
   void OnLost() noexcept override { Fire(LinkEvent::kFailed); }
-  void OnWritable() noexcept override { Call(options_->on_writable); }
+  void OnWritable() noexcept override;
   void OnAcked(std::uint64_t boundary) noexcept override { ledger_.OnAcked(boundary); }
   void OnSettled(const SessionEnd& end) noexcept override;
   void OnDeadlineChanged() noexcept override { Rearm(); }
@@ -115,6 +115,7 @@ class LinkCore final : public Mortal,
   void ReportEnd();
   void ReportState();
   void Later(Task task);
+  [[nodiscard]] std::size_t messages_max() const noexcept;
   [[nodiscard]] Down MakeDown() const;
   [[nodiscard]] Verdict AskUser(const Down& down, std::uint64_t random) const;
   void OnTimer() noexcept;

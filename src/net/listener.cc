@@ -100,13 +100,13 @@ void ListenerCore::OnAccept(Socket&, Result result) noexcept {
     case Action::kRetryInPlace:  // About one connection; the listener is healthy.
       core_.backend().Accept(socket_);
       return;
-    case Action::kPause:
+    case Action::kStop:
+      stage_ = Stage::kEnded;
+      break;
+    default:  // A shortage, or what nobody has seen before: it rests, and tries again.
       stage_ = Stage::kResting;
       ++stats_.pauses;
       core_.Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
-      break;
-    default:
-      stage_ = Stage::kEnded;
       break;
   }
   Call(options_.on_error, error);

@@ -53,15 +53,29 @@ void StreamCore::CloseUnstarted() noexcept {
 }
 
 void StreamCore::Start(std::shared_ptr<const StreamOptions> options, void* user) {
-  if (stage_ != Stage::kUnstarted) return;
+  if (!unstarted()) return;
   options_ = options != nullptr ? std::move(options) : std::make_shared<const StreamOptions>();
   user_ = user;
+  const bool paused = stage_ == Stage::kUnstartedPaused;
   stage_ = Stage::kOpen;
-  static const StreamOptions kDefaults;
-  const StreamOptions& limits = ValidateStreamOptions(*options_).ok() ? *options_ : kDefaults;
-  drain_ = limits.drain;
+  const StreamOptions defaults;
+  const bool marks_hold = options_->queue_low > 0 && options_->queue_high >= options_->queue_low &&
+                          options_->queue_max >= options_->queue_high;
+  const StreamOptions& marks = marks_hold ? *options_ : defaults;
+  drain_ = options_->drain >= Duration::zero() ? options_->drain : defaults.drain;
   connection_.Open(std::move(socket_),
-                   {.high = limits.queue_high, .low = limits.queue_low, .max = limits.queue_max});
+                   {.high = marks.queue_high, .low = marks.queue_low, .max = marks.queue_max});
+  if (paused) connection_.Pause();
+}
+
+void StreamCore::Pause() {
+  if (stage_ == Stage::kUnstarted) stage_ = Stage::kUnstartedPaused;
+  connection_.Pause();
+}
+
+void StreamCore::Resume() {
+  if (stage_ == Stage::kUnstartedPaused) stage_ = Stage::kUnstarted;
+  connection_.Resume();
 }
 
 SendStatus StreamCore::Send(std::span<const std::byte> bytes) {
@@ -75,16 +89,16 @@ SendStatus StreamCore::Send(std::span<const std::byte> bytes) {
     case Connection::Queued::kClosed:
       break;
   }
-  return stage_ == Stage::kUnstarted ? SendStatus::kNotUp : SendStatus::kClosing;
+  return unstarted() ? SendStatus::kNotUp : SendStatus::kClosing;
 }
 
 void StreamCore::Close() { Close(drain_); }
 
 void StreamCore::Close(Duration drain) {
-  if (stage_ == Stage::kUnstarted) return CloseUnstarted();
+  if (unstarted()) return CloseUnstarted();
   if (stage_ != Stage::kOpen) return;
   stage_ = Stage::kClosing;
-  if (drain > Duration::zero() && connection_.in_use()) {
+  if (drain > Duration::zero() && connection_.can_drain()) {
     connection_.Drain(SaturatingAdd(core_.now(), drain));
   } else {
     connection_.Settle(Error::Cancelled());
@@ -92,7 +106,7 @@ void StreamCore::Close(Duration drain) {
 }
 
 void StreamCore::Drop(const Error& error) {
-  if (stage_ == Stage::kUnstarted) return CloseUnstarted();
+  if (unstarted()) return CloseUnstarted();
   if (stage_ == Stage::kClosed) return;
   stage_ = Stage::kClosing;
   connection_.Settle(error);
@@ -129,7 +143,6 @@ void StreamCore::OnSettled(const SessionEnd& end) noexcept {
   closed.delivered = end.delivered;
   closed.bytes_received = end.bytes_received;
   closed.bytes_sent = end.bytes_sent;
-  core_.Count(closed.error);
   Call(options_->on_closed, closed);
 }
 

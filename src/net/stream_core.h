@@ -25,8 +25,8 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
 
   void Start(std::shared_ptr<const StreamOptions> options, void* user);
   [[nodiscard]] SendStatus Send(std::span<const std::byte> bytes);
-  void Pause() { connection_.Pause(); }
-  void Resume() { connection_.Resume(); }
+  void Pause();
+  void Resume();
   void CloseWrite() { connection_.CloseWrite(); }
   void Close();
   void Close(Duration drain);
@@ -52,13 +52,17 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
 
  private:
   enum class Stage : std::uint8_t {
-    kUnstarted,  // Holds the socket; nothing in flight.
-    kOpen,       // The connection has it.
-    kClosing,    // Close or Drop was called; OnSettled comes.
+    kUnstarted,        // Holds the socket; nothing in flight.
+    kUnstartedPaused,  // As kUnstarted, and Start is to begin paused.
+    kOpen,             // The connection has it.
+    kClosing,          // Close or Drop was called; OnSettled comes.
     kClosed,
   };
 
   StreamCore(ReactorCore& core, std::unique_ptr<Socket> socket);
+  [[nodiscard]] bool unstarted() const noexcept {
+    return stage_ == Stage::kUnstarted || stage_ == Stage::kUnstartedPaused;
+  }
   void CloseUnstarted() noexcept;
   void Rearm() noexcept;
 
