@@ -324,6 +324,10 @@ class BackendWorld {
     return AwaitPeer([&] { return (*peer = listener.Accept()).open(); });
   }
 
+  // Sends until the pipe is full and stays so: the last send is left waiting for room. The bytes
+  // taken.
+  inline std::size_t FillPipe(TestSocket& socket);
+
   // Whether another loop would be woken by the descriptor of the backend.
   [[nodiscard]] bool DescriptorIsReadable() {
     const int epoll = kernel_.EpollCreate();
@@ -522,6 +526,21 @@ void TestSocket::OnSend(Socket& told, Result result) noexcept {
   for (std::string& part : outgoing_) std::memset(part.data(), '?', part.size());
   sends.push_back(result);
   CallHook(OpKind::kSend);
+}
+
+std::size_t BackendWorld::FillPipe(TestSocket& socket) {
+  const std::string block(64 * 1024, 'f');
+  std::size_t taken = 0;
+  for (;;) {
+    socket.Send(block);
+    const std::size_t told = socket.sends.size();
+    const Instant end = Now() + kQuietSpell;
+    while (socket.sends.size() == told && Now() < end) Turn(end - Now());
+    if (socket.sends.size() == told) return taken;
+    EXPECT_TRUE(socket.sends.back().ok());
+    if (!socket.sends.back().ok()) return taken;
+    taken += static_cast<std::size_t>(socket.sends.back().value);
+  }
 }
 
 // --- The fixture of a test that runs over several backends.

@@ -32,23 +32,6 @@ constexpr int kStreamDomains[] = {AF_INET, AF_UNIX};
 
 class ConformanceTest : public BackendTest {
  protected:
-  // Sends until the pipe is full and stays so: the last send is left waiting for room. The bytes
-  // taken.
-  std::size_t FillPipe(TestSocket& socket) {
-    const std::string block(64 * 1024, 'f');
-    std::size_t taken = 0;
-    for (;;) {
-      socket.Send(block);
-      const std::size_t told = socket.sends.size();
-      const Instant end = world().Now() + kQuietSpell;
-      while (socket.sends.size() == told && world().Now() < end) world().Turn(end - world().Now());
-      if (socket.sends.size() == told) return taken;
-      EXPECT_TRUE(socket.sends.back().ok());
-      if (!socket.sends.back().ok()) return taken;
-      taken += static_cast<std::size_t>(socket.sends.back().value);
-    }
-  }
-
   // Whether Wait(timeout) sleeps for `at_least`. Tries more than once, because a signal may end it.
   bool SleepsFor(Duration timeout, Duration at_least) {
     for (int i = 0; i < 10; ++i) {
@@ -662,7 +645,7 @@ TEST_P(ConformanceTest, AFullPipeIsToldOnceThereIsRoom) {
     TestSocket socket(world());
     Peer peer;
     ASSERT_TRUE(world().ConnectPair(&socket, &peer, domain));
-    const std::size_t taken = FillPipe(socket);
+    const std::size_t taken = world().FillPipe(socket);
     ASSERT_EQ(socket.socket.send, OpState::kArmed);
     const std::size_t told = socket.sends.size();
     EXPECT_LE(world().TurnFor(kQuietSpell), kWaitsInQuiet);
@@ -690,7 +673,7 @@ TEST_P(ConformanceTest, ABlockedSendWhoseReceiveIsArmedStillHearsOfRoom) {
   TestSocket socket(world());
   Peer peer;
   ASSERT_TRUE(world().ConnectPair(&socket, &peer));
-  FillPipe(socket);
+  world().FillPipe(socket);
   const std::size_t told = socket.sends.size();
   socket.Receive();
   peer.Write("hello");
@@ -711,7 +694,7 @@ TEST_P(ConformanceTest, ABlockedSendIsCancelledAndNothingOfItTaken) {
   TestSocket socket(world());
   Peer peer;
   ASSERT_TRUE(world().ConnectPair(&socket, &peer));
-  const std::size_t taken = FillPipe(socket);
+  const std::size_t taken = world().FillPipe(socket);
   const std::size_t told = socket.sends.size();
 
   socket.Cancel(OpKind::kSend);
@@ -796,7 +779,7 @@ TEST_P(ConformanceTest, ABlockedSendEndsWhenThePeerResets) {
   TestSocket socket(world());
   Peer peer;
   ASSERT_TRUE(world().ConnectPair(&socket, &peer));
-  FillPipe(socket);
+  world().FillPipe(socket);
   const std::size_t told = socket.sends.size();
 
   peer.Reset();

@@ -1,0 +1,414 @@
+// Links, streams and listeners over a kernel that fails on demand, both backends: what a real kernel
+// does not show when asked.
+#include <sys/epoll.h>
+
+#include <holdfast/holdfast.h>
+
+#include "core/error_codes.h"
+#include "net/stream_fixture.h"
+#include "sys/fault_kernel.h"
+
+namespace holdfast::test {
+namespace {
+
+using internal::FaultKernel;
+using internal::FaultMode;
+using internal::KernelCall;
+using internal::RingOp;
+
+class FaultTest : public StreamFixture {
+ protected:
+  void SetUp() override {
+    StreamFixture::SetUp();
+    if (IsSkipped()) return;
+    if (uring() && !kernel_.ring_faults_supported()) {
+      GTEST_SKIP() << "this kernel cannot inject results into io_uring (before Linux 6.10)";
+    }
+    MakeReactor({.kernel = &kernel_});
+  }
+  void TearDown() override {
+    kernel_.Clear();
+    StreamFixture::TearDown();
+  }
+  [[nodiscard]] bool uring() const { return GetParam() == BackendKind::kUring; }
+
+  // The same fault in the words of each backend. Answers the numbers of the rules.
+  struct Both {
+    KernelCall call;
+    RingOp op;
+  };
+  static constexpr Both kConnect{KernelCall::kConnect, RingOp::kConnect};
+  static constexpr Both kAccept{KernelCall::kAccept4, RingOp::kAccept};
+  static constexpr Both kSend{KernelCall::kSend, RingOp::kSend};
+  static constexpr Both kSendParts{KernelCall::kSendMsg, RingOp::kSendMsg};
+  static constexpr Both kReceive{KernelCall::kRecv, RingOp::kRecv};
+  int Fail(Both what, int result, std::uint64_t count = 1, int fd = internal::kAny) {
+    return uring() ? kernel_.InjectRingOp({.op = what.op, .result = result, .count = count, .fd = fd})
+                   : kernel_.Inject(
+                         {.call = what.call, .result = result, .count = count, .fd = fd});
+  }
+  int Shorten(Both what, std::size_t size) {
+    return uring() ? kernel_.InjectRingOp({.op = what.op,
+                                           .mode = FaultMode::kShorten,
+                                           .count = internal::kForever,
+                                           .shorten_to = size})
+                   : kernel_.Inject({.call = what.call,
+                                     .mode = FaultMode::kShorten,
+                                     .count = internal::kForever,
+                                     .shorten_to = size});
+  }
+
+  LinkOptions Options(const std::string& endpoint) {
+    LinkOptions options;
+    options.endpoints = {endpoint};
+    options.backoff = {.initial = 5ms, .multiplier = 1.5, .max = 50ms};
+    diary_.Attach(options);
+    return options;
+  }
+  std::unique_ptr<Link> Make(LinkOptions options) {
+    absl::StatusOr<std::unique_ptr<Link>> link = Link::Create(reactor(), std::move(options));
+    EXPECT_TRUE(link.ok()) << link.status();
+    return *std::move(link);
+  }
+  std::unique_ptr<Link> MakeUp(RawServer& server, Fd& peer) {
+    std::unique_ptr<Link> link = Make(Options(server.endpoint()));
+    link->Start();
+    peer = AcceptFrom(server);
+    EXPECT_TRUE(RunUntil([&] { return link->state() == LinkState::kUp; }));
+    return link;
+  }
+  [[nodiscard]] bool RunUntilDowns(std::size_t count) {
+    return RunUntil([&] { return diary_.downs.size() >= count; });
+  }
+
+  FaultKernel kernel_{internal::RealKernel()};
+  Diary diary_;
+};
+HOLDFAST_FOR_BOTH_BACKENDS(FaultTest);
+
+// --- Connecting.
+
+// KERNEL.md 1: result 0 while the handshake was rejected. SO_ERROR has the reason.
+TEST_P(FaultTest, AConnectThatSucceedsWithoutAPeerIsWhatSoErrorSays) {
+  RawServer server;
+  const int connect = Fail(kConnect, 0);
+  const int error = kernel_.Inject({.call = KernelCall::kGetSockOpt,
+                                    .count = internal::kForever,
+                                    .level = SOL_SOCKET,
+                                    .request = SO_ERROR,
+                                    .outcome = EHOSTUNREACH});
+  std::unique_ptr<Link> link = Make(Options(server.endpoint()));
+  link->Start();
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(kernel_.hits(connect), 1u);
+  EXPECT_GE(kernel_.hits(error), 1u);
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kUnreachable);
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kConnect);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "EHOSTUNREACH");
+  EXPECT_FALSE(diary_.downs[0].was_up);
+  EXPECT_EQ(diary_.ups, 0) << "it was never connected";
+  kernel_.Clear();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+}
+
+TEST_P(FaultTest, AConnectThatSucceedsWithoutAPeerAndAReasonIsAReset) {
+  RawServer server;
+  Fail(kConnect, 0);
+  std::unique_ptr<Link> link = Make(Options(server.endpoint()));
+  link->Start();
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kReset);
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kConnect);
+  EXPECT_EQ(diary_.ups, 0);
+}
+
+TEST_P(FaultTest, AnInterruptedConnectGoesOn) {
+  // The call says EINTR while the handshake continues: kAfter lets it.
+  RawServer server;
+  if (uring()) GTEST_SKIP() << "io_uring: the operation itself cannot be both made and answered";
+  const int rule = kernel_.Inject(
+      {.call = KernelCall::kConnect, .result = -EINTR, .mode = FaultMode::kAfter});
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  EXPECT_EQ(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+}
+
+TEST_P(FaultTest, WithoutADescriptorForASocketItWaitsAndKeepsItsEndpoint) {
+  RawServer server;
+  const int rule =
+      kernel_.Inject({.call = KernelCall::kSocket, .result = -EMFILE, .count = 3});
+  LinkOptions options = Options(server.endpoint());
+  options.endpoints.push_back("127.0.0.1:1");
+  options.backoff = {.initial = 20ms, .multiplier = 1.5, .max = 50ms};
+  std::vector<std::string> endpoints;
+  options.on_down = [&](Link&, const Down& down) {
+    endpoints.emplace_back(down.endpoint);
+    diary_.downs.push_back(down);
+  };
+  std::unique_ptr<Link> link = Make(std::move(options));
+  link->Start();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  EXPECT_EQ(kernel_.hits(rule), 3u);
+  ASSERT_EQ(diary_.downs.size(), 3u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(diary_.downs[i].error.error_class, ErrorClass::kResource);
+    EXPECT_EQ(diary_.downs[i].error.operation, Operation::kSocket);
+    EXPECT_EQ(diary_.downs[i].error.CodeName(), "EMFILE");
+    EXPECT_EQ(endpoints[i], server.endpoint()) << "another endpoint would fail alike";
+    EXPECT_GE(diary_.downs[i].retry_in.value_or(0ms), 20ms) << "trying at once makes it worse";
+  }
+}
+
+TEST_P(FaultTest, EpollOutOfWatchesIsAFailedAttempt) {
+  if (uring()) GTEST_SKIP() << "epoll alone";
+  RawServer server;
+  const int rule = kernel_.Inject(
+      {.call = KernelCall::kEpollCtl, .result = -ENOSPC, .request = EPOLL_CTL_ADD});
+  std::unique_ptr<Link> link = Make(Options(server.endpoint()));
+  link->Start();
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kResource);
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kBackend);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ENOSPC");
+  EXPECT_GE(diary_.downs[0].retry_in.value_or(0ms), 5ms);
+  EXPECT_EQ(diary_.ups, 0);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+}
+
+// --- Sending.
+
+TEST_P(FaultTest, AShortageWhileSendingIsRetriedInPlace) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  for (const int code : {ENOBUFS, ENOMEM}) {
+    const int rule = Fail(kSend, -code, 3);
+    EXPECT_EQ(link->Send("hello").status, SendStatus::kQueued);
+    EXPECT_EQ(ReadFrom(peer, 5), "hello");
+    EXPECT_EQ(kernel_.hits(rule), 3u);
+  }
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+  // A later shortage has its second for itself.
+  kernel_.AdvanceClock(2s);
+  RunTurns(2);
+  Fail(kSend, -ENOBUFS, 2);
+  EXPECT_EQ(link->Send("again").status, SendStatus::kQueued);
+  EXPECT_EQ(ReadFrom(peer, 5), "again");
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+}
+
+TEST_P(FaultTest, AShortageOfMoreThanASecondLosesTheConnection) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  const int rule = Fail(kSend, -ENOBUFS, internal::kForever);
+  EXPECT_EQ(link->Send("stuck").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntil([&] { return kernel_.hits(rule) >= 2; }));
+  kernel_.AdvanceClock(800ms);
+  ASSERT_TRUE(RunUntil([&, hits = kernel_.hits(rule)] { return kernel_.hits(rule) > hits; }));
+  EXPECT_EQ(diary_.downs.size(), 0u) << "not before the second is over";
+  kernel_.AdvanceClock(300ms);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kResource);
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kSend);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ENOBUFS");
+  EXPECT_EQ(diary_.downs[0].unsent, 1u);
+  EXPECT_EQ(diary_.downs[0].total(), 1u);
+  EXPECT_TRUE(diary_.downs[0].error.IsTemporary());
+  kernel_.Clear();
+  peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 2; }));
+}
+
+TEST_P(FaultTest, ShortSendsAreByteExact) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  const int one = Shorten(kSend, 7);
+  const int parts = Shorten(kSendParts, 1'001);
+  std::string text(100'003, '\0');
+  for (std::size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * 2654435761u >> 13);
+  std::string_view rest = text;
+  for (std::size_t size = 1; !rest.empty(); size = size * 3 + 1) {
+    const std::string_view message = rest.substr(0, std::min(size, rest.size()));
+    EXPECT_EQ(link->Send(message).status, SendStatus::kQueued);
+    rest.remove_prefix(message.size());
+  }
+  EXPECT_TRUE(ReadFrom(peer, text.size()) == text);
+  EXPECT_GT(kernel_.hits(one) + kernel_.hits(parts), 50u);
+  EXPECT_GT(reactor().stats().sends_short, 50u);
+  kernel_.Clear();
+  link->Close(5s);
+  peer.Reset();
+  ASSERT_TRUE(RunUntil([&] { return diary_.closed.has_value(); }));
+  EXPECT_EQ(diary_.closed->acked, diary_.closed->total());
+}
+
+TEST_P(FaultTest, AFullPipeIsWaitedFor) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  const int rule = Fail(kSend, -EAGAIN, 3);
+  EXPECT_EQ(link->Send("patience").status, SendStatus::kQueued);
+  EXPECT_EQ(ReadFrom(peer, 8), "patience");
+  EXPECT_EQ(kernel_.hits(rule), 3u);
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+}
+
+// --- Waiting.
+
+TEST_P(FaultTest, InterruptedWaitsChangeNothing) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  const int rule =
+      kernel_.Inject({.call = uring() ? KernelCall::kRingEnter : KernelCall::kEpollWait,
+                      .result = -EINTR,
+                      .count = 40});
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(link->Send("ping").status, SendStatus::kQueued);
+    EXPECT_EQ(ReadFrom(peer, 4), "ping");
+    diary_.data.clear();
+    ASSERT_EQ(WriteAvailable(peer, "pong"), 4u);
+    ASSERT_TRUE(RunUntil([&] { return diary_.data == "pong"; }));
+  }
+  EXPECT_EQ(kernel_.hits(rule), 40u);
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+}
+
+// --- Accepting.
+
+TEST_P(FaultTest, AConnectionThatWasAbortedDoesNotStopTheListener) {
+  int errors = 0;
+  int accepted = 0;
+  ListenerOptions options;
+  options.endpoint = "127.0.0.1:0";
+  options.socket.on_socket = [&](int fd) {
+    if (kernel_.calls(KernelCall::kListen) > 0) return;  // Of an accepted one.
+    for (const int code : {ECONNABORTED, EPROTO, EINTR, EPERM, ENETDOWN}) {
+      Fail(kAccept, -code, 2, fd);
+    }
+  };
+  options.on_accept = [&](Listener&, std::unique_ptr<Stream>) { ++accepted; };
+  options.on_error = [&](Listener&, const Error&) { ++errors; };
+  std::unique_ptr<Listener> listener = *Listener::Create(reactor(), std::move(options));
+  const Fd peer = ConnectTo(listener->local());
+  ASSERT_TRUE(RunUntil([&] { return accepted == 1; }));
+  const Fd other = ConnectTo(listener->local());
+  ASSERT_TRUE(RunUntil([&] { return accepted == 2; }));
+  EXPECT_EQ(errors, 0);
+  EXPECT_EQ(listener->stats().pauses, 0u);
+}
+
+// "A listening socket that keeps listening": an errno that is in no table is no reason to end for good.
+TEST_P(FaultTest, AnUnknownErrorOfAcceptDoesNotEndTheListener) {
+  constexpr int kInNoTable = EXDEV;
+  std::vector<Error> errors;
+  int accepted = 0;
+  ListenerOptions options;
+  options.endpoint = "127.0.0.1:0";
+  options.socket.on_socket = [&](int fd) {
+    if (kernel_.calls(KernelCall::kListen) == 0) Fail(kAccept, -kInNoTable, 1, fd);
+  };
+  options.on_accept = [&](Listener&, std::unique_ptr<Stream>) { ++accepted; };
+  options.on_error = [&](Listener&, const Error& error) { errors.push_back(error); };
+  std::unique_ptr<Listener> listener = *Listener::Create(reactor(), std::move(options));
+  const Fd peer = ConnectTo(listener->local());
+  ASSERT_TRUE(RunUntil([&] { return accepted == 1; }, 3s));
+  ASSERT_EQ(errors.size(), 1u);
+  EXPECT_EQ(errors[0].error_class, ErrorClass::kUnknown);
+}
+
+// --- The end of a connection.
+
+// What had arrived is delivered before the loss is told, whichever call hears of the loss first.
+TEST_P(FaultTest, BytesThatArrivedComeBeforeALossThatASendFound) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  RunTurns(3);
+  ASSERT_EQ(WriteAvailable(peer, "last words"), 10u);
+  ResetPeer(peer);
+  const int rule = Fail(kSend, -EPIPE);
+  EXPECT_EQ(link->Send("too late").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary_.data, "last words");
+  EXPECT_EQ(diary_.Text().substr(0, 19), "dial1 up down:reset");
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ECONNRESET") << "EPIPE is no reason";
+  EXPECT_EQ(diary_.downs[0].total(), 1u);
+  EXPECT_EQ(diary_.downs[0].acked, 0u);
+}
+
+TEST_P(FaultTest, BytesThatArrivedComeBeforeAnEndThatASendFound) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  RunTurns(3);
+  ASSERT_EQ(WriteAvailable(peer, "last words"), 10u);
+  ASSERT_EQ(::shutdown(peer.get(), SHUT_WR), 0);
+  const int rule = Fail(kSend, -EPIPE);
+  EXPECT_EQ(link->Send("too late").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary_.data, "last words");
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kEof);
+  EXPECT_EQ(diary_.downs[0].unsent, 1u);
+}
+
+// The same by the kernel's own hand: the send takes the errno away from the receive.
+TEST_P(FaultTest, TheReasonThatASendTookIsToldBehindTheBytes) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  RunTurns(3);
+  ASSERT_EQ(WriteAvailable(peer, "last words"), 10u);
+  ResetPeer(peer);
+  EXPECT_EQ(link->Send("too late").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.data, "last words");
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kReset);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ECONNRESET");
+}
+
+TEST_P(FaultTest, AKernelTimeoutIsATimeout) {
+  StreamDiary diary;
+  Ends ends = MakeStarted(diary);
+  RunTurns(2);
+  // The receive that is armed already cannot be changed; the next one is.
+  ends.stream->PauseReceive();
+  RunTurns(2);
+  const int rule = Fail(kReceive, -ETIMEDOUT);
+  ASSERT_EQ(WriteAvailable(ends.peer, "x"), 1u);
+  ends.stream->ResumeReceive();
+  ASSERT_TRUE(RunUntil([&] { return diary.closes == 1; }));
+  EXPECT_EQ(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary.closed.error.error_class, ErrorClass::kTimeout);
+  EXPECT_EQ(diary.closed.error.operation, Operation::kReceive);
+  EXPECT_EQ(diary.closed.error.CodeName(), "ETIMEDOUT");
+  EXPECT_TRUE(diary.closed.error.IsTimeout());
+}
+
+// An errno that says "a bug of ours" costs one connection, is counted, and aborts nothing.
+TEST_P(FaultTest, ABugOfOursCostsOneConnectionAndIsCounted) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  StreamDiary diary;
+  Ends ends = MakeStarted(diary);
+  Fail(kSend, -EBADF);
+  EXPECT_EQ(link->Send("doomed").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntil([&] { return diary_.closed.has_value(); }));
+  EXPECT_EQ(diary_.Text(), "dial1 up down:invalid closed:permanent");
+  EXPECT_GE(reactor().stats().bugs, 1u);
+  expected_bugs_ = reactor().stats().bugs;
+  ASSERT_EQ(WriteAvailable(ends.peer, "alive"), 5u);
+  ASSERT_TRUE(RunUntil([&] { return diary.data == "alive"; }));
+}
+
+}  // namespace
+}  // namespace holdfast::test

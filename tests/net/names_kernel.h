@@ -1,0 +1,223 @@
+// Linux with a resolver of the test's own: names answer what a script says, or hang until they may not.
+//
+// Everything but GetAddrInfo and FreeAddrInfo is passed on. The destructor lets every look-up go and
+// waits for the threads that are inside of one, because the pool of the library is detached.
+#ifndef HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
+#define HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <holdfast/endpoint.h>
+
+#include "net/net_fixture.h"
+#include "sys/kernel.h"
+
+namespace holdfast::test {
+
+class NamesKernel final : public internal::Kernel {
+ public:
+  struct Answer {
+    int eai = 0;
+    int error_number = 0;
+    std::vector<std::string> addresses = {};  // "127.0.0.2", "::1"; another family: "unix".
+    bool hangs = false;                       // Until Release().
+  };
+
+  NamesKernel() = default;
+  ~NamesKernel() override {
+    Release();
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return inside_ == 0 && lists_ == 0; });
+  }
+  NamesKernel(const NamesKernel&) = delete;
+  NamesKernel& operator=(const NamesKernel&) = delete;
+
+  // What `name` answers from now on; an unknown one is EAI_NONAME.
+  void Set(const std::string& name, Answer answer) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    answers_[name] = std::move(answer);
+  }
+  // Every look-up that hangs, now or later, answers.
+  void Release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+  }
+  [[nodiscard]] int calls() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return calls_;
+  }
+  // Look-ups that are going on, and the most there ever were at once.
+  [[nodiscard]] int inside() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return inside_;
+  }
+  [[nodiscard]] int inside_max() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return inside_max_;
+  }
+  [[nodiscard]] bool service_was_asked() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return service_was_asked_;
+  }
+
+  int GetAddrInfo(const char* node, const char* service, const addrinfo* hints, addrinfo** result,
+                  int* error_number) noexcept override {
+    std::unique_lock<std::mutex> lock(mutex_);
+    ++calls_;
+    inside_max_ = std::max(inside_max_, ++inside_);
+    service_was_asked_ = service_was_asked_ || service != nullptr;
+    const auto found = answers_.find(node);
+    const Answer answer = found == answers_.end() ? Answer{.eai = EAI_NONAME} : found->second;
+    if (answer.hangs) changed_.wait(lock, [this] { return released_; });
+    *error_number = answer.error_number;
+    *result = nullptr;
+    if (answer.eai == 0) {
+      *result = MakeList(answer.addresses, hints != nullptr ? hints->ai_socktype : SOCK_STREAM);
+      ++lists_;
+    }
+    --inside_;
+    changed_.notify_all();
+    return answer.eai;
+  }
+  void FreeAddrInfo(addrinfo* result) noexcept override {
+    while (result != nullptr) {
+      addrinfo* const next = result->ai_next;
+      delete reinterpret_cast<sockaddr_storage*>(result->ai_addr);
+      delete result;
+      result = next;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    --lists_;
+    changed_.notify_all();
+  }
+
+  // --- Passed on.
+  int Socket(int domain, int type, int protocol) noexcept override {
+    return real_.Socket(domain, type, protocol);
+  }
+  int SocketPair(int domain, int type, int protocol, int fds[2]) noexcept override {
+    return real_.SocketPair(domain, type, protocol, fds);
+  }
+  int Bind(int fd, const sockaddr* address, socklen_t size) noexcept override {
+    return real_.Bind(fd, address, size);
+  }
+  int Listen(int fd, int backlog) noexcept override { return real_.Listen(fd, backlog); }
+  int Accept4(int fd, sockaddr* address, socklen_t* size, int flags) noexcept override {
+    return real_.Accept4(fd, address, size, flags);
+  }
+  int Connect(int fd, const sockaddr* address, socklen_t size) noexcept override {
+    return real_.Connect(fd, address, size);
+  }
+  ssize_t Send(int fd, const void* data, std::size_t size, int flags) noexcept override {
+    return real_.Send(fd, data, size, flags);
+  }
+  ssize_t SendMsg(int fd, const msghdr* message, int flags) noexcept override {
+    return real_.SendMsg(fd, message, flags);
+  }
+  ssize_t Recv(int fd, void* data, std::size_t size, int flags) noexcept override {
+    return real_.Recv(fd, data, size, flags);
+  }
+  ssize_t RecvMsg(int fd, msghdr* message, int flags) noexcept override {
+    return real_.RecvMsg(fd, message, flags);
+  }
+  int Shutdown(int fd, int how) noexcept override { return real_.Shutdown(fd, how); }
+  int Close(int fd) noexcept override { return real_.Close(fd); }
+  int GetSockOpt(int fd, int level, int name, void* value, socklen_t* size) noexcept override {
+    return real_.GetSockOpt(fd, level, name, value, size);
+  }
+  int SetSockOpt(int fd, int level, int name, const void* value,
+                 socklen_t size) noexcept override {
+    return real_.SetSockOpt(fd, level, name, value, size);
+  }
+  int GetSockName(int fd, sockaddr* address, socklen_t* size) noexcept override {
+    return real_.GetSockName(fd, address, size);
+  }
+  int GetPeerName(int fd, sockaddr* address, socklen_t* size) noexcept override {
+    return real_.GetPeerName(fd, address, size);
+  }
+  int Ioctl(int fd, unsigned long request, int* value) noexcept override {
+    return real_.Ioctl(fd, request, value);
+  }
+  int EpollCreate() noexcept override { return real_.EpollCreate(); }
+  int EpollCtl(int epoll_fd, int operation, int fd, epoll_event* event) noexcept override {
+    return real_.EpollCtl(epoll_fd, operation, fd, event);
+  }
+  int EpollWait(int epoll_fd, epoll_event* events, int events_max,
+                Duration timeout) noexcept override {
+    return real_.EpollWait(epoll_fd, events, events_max, timeout);
+  }
+  int EventFd() noexcept override { return real_.EventFd(); }
+  int TimerFd() noexcept override { return real_.TimerFd(); }
+  int TimerFdSet(int fd, Instant deadline) noexcept override {
+    return real_.TimerFdSet(fd, deadline);
+  }
+  ssize_t Read(int fd, void* data, std::size_t size) noexcept override {
+    return real_.Read(fd, data, size);
+  }
+  ssize_t Write(int fd, const void* data, std::size_t size) noexcept override {
+    return real_.Write(fd, data, size);
+  }
+  int RingSetup(unsigned entries, io_uring_params* parameters, io_uring* ring) noexcept override {
+    return real_.RingSetup(entries, parameters, ring);
+  }
+  void RingExit(io_uring* ring) noexcept override { real_.RingExit(ring); }
+  int RingRegister(int ring_fd, unsigned opcode, void* argument, unsigned count) noexcept override {
+    return real_.RingRegister(ring_fd, opcode, argument, count);
+  }
+  int RingEnter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+                void* argument, std::size_t argument_size) noexcept override {
+    return real_.RingEnter(ring_fd, to_submit, min_complete, flags, argument, argument_size);
+  }
+  Instant ClockNow() noexcept override { return real_.ClockNow(); }
+  int GetRandom(void* data, std::size_t size) noexcept override {
+    return real_.GetRandom(data, size);
+  }
+
+ private:
+  static addrinfo* MakeList(const std::vector<std::string>& addresses, int type) {
+    addrinfo* list = nullptr;
+    for (auto text = addresses.rbegin(); text != addresses.rend(); ++text) {
+      auto* const storage = new sockaddr_storage{};
+      auto* const entry = new addrinfo{};
+      auto* const v4 = reinterpret_cast<sockaddr_in*>(storage);
+      auto* const v6 = reinterpret_cast<sockaddr_in6*>(storage);
+      entry->ai_addrlen = sizeof(sockaddr_un);
+      entry->ai_family = AF_UNIX;
+      if (::inet_pton(AF_INET, text->c_str(), &v4->sin_addr) == 1) {
+        entry->ai_family = AF_INET;
+        entry->ai_addrlen = sizeof(sockaddr_in);
+      } else if (::inet_pton(AF_INET6, text->c_str(), &v6->sin6_addr) == 1) {
+        entry->ai_family = AF_INET6;
+        entry->ai_addrlen = sizeof(sockaddr_in6);
+      }
+      storage->ss_family = static_cast<sa_family_t>(entry->ai_family);
+      entry->ai_socktype = type;
+      entry->ai_addr = reinterpret_cast<sockaddr*>(storage);
+      entry->ai_next = list;
+      list = entry;
+    }
+    return list;
+  }
+
+  internal::Kernel& real_ = internal::RealKernel();
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<std::string, Answer> answers_;
+  bool released_ = false;
+  bool service_was_asked_ = false;
+  int calls_ = 0;
+  int inside_ = 0;
+  int inside_max_ = 0;
+  int lists_ = 0;
+};
+
+}  // namespace holdfast::test
+
+#endif  // HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
