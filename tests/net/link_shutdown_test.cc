@@ -228,7 +228,7 @@ TEST_P(LinkShutdownTest, OneStopTokenEndsManyLinks) {
 
 // A stop and the destructor at the same time. What may go wrong is for ThreadSanitizer to see.
 TEST_P(LinkShutdownTest, AStopTokenAndTheDestructorMayRace) {
-  RawServer server;
+  RawServer server(Family::kInet, 0, /*backlog=*/1024);  // Nobody accepts.
   for (int round = 0; round < 200; ++round) {
     std::stop_source source;
     LinkOptions options;
