@@ -20,9 +20,9 @@ namespace holdfast::internal {
 
 }  // namespace holdfast::internal
 
-#define HOLDFAST_CHECK(condition)                                                     \
-  (__builtin_expect(static_cast<bool>(condition), 1)                                  \
-       ? static_cast<void>(0)                                                         \
+#define HOLDFAST_CHECK(condition)                    \
+  (__builtin_expect(static_cast<bool>(condition), 1) \
+       ? static_cast<void>(0)                        \
        : ::holdfast::internal::CheckFailed(__FILE__, __LINE__, #condition))
 
 #endif  // HOLDFAST_BASE_CHECK_H_

@@ -178,9 +178,8 @@ absl::Status ReactorCore::Enter() {
     return absl::FailedPreconditionError("Run inside a callback of the same reactor");
   }
   if (const int result = backend_->Enable(); result < 0) {
-    return absl::FailedPreconditionError(
-        "this thread cannot drive the reactor: " +
-        Classify(Call::kIoUringEnter, -result).ToString());
+    return absl::FailedPreconditionError("this thread cannot drive the reactor: " +
+                                         Classify(Call::kIoUringEnter, -result).ToString());
   }
   mailbox_.EndSleep();
   now_ = std::max(now_, kernel_.ClockNow());

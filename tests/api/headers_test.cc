@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <cerrno>
 #include <netdb.h>
+#include <cerrno>
 #include <type_traits>
 
 namespace holdfast {
@@ -142,9 +142,10 @@ TEST(DownTextTest, NamesTheEndpointWhereThereIsNoAddressYet) {
   down.peer = {};
   down.endpoint = "feed.example.com:7000";
   down.error = {Operation::kResolve, ErrorClass::kNameNotFound, Action::kBackOffSlow, EAI_NONAME};
-  EXPECT_EQ(down.ToString(),
-            "resolve feed.example.com:7000: Name or service not known (EAI_NONAME), next attempt in "
-            "800 ms");
+  EXPECT_EQ(
+      down.ToString(),
+      "resolve feed.example.com:7000: Name or service not known (EAI_NONAME), next attempt in "
+      "800 ms");
 }
 
 TEST(DownTextTest, ADeadlineOfOursHasNoCode) {
@@ -156,15 +157,17 @@ TEST(DownTextTest, ADeadlineOfOursHasNoCode) {
 TEST(DownTextTest, AnIPv6PeerStandsInBrackets) {
   Down down = Refused();
   down.peer = *Endpoint::Parse("[2001:db8::7]:7000")->literal();
-  EXPECT_EQ(down.ToString(),
-            "connect [2001:db8::7]:7000: Connection refused (ECONNREFUSED), next attempt in 800 ms");
+  EXPECT_EQ(
+      down.ToString(),
+      "connect [2001:db8::7]:7000: Connection refused (ECONNREFUSED), next attempt in 800 ms");
 }
 
 TEST(DownTextTest, AUnixPeerIsNamedByItsPath) {
   Down down = Refused();
   down.peer = *Endpoint::Parse("unix:/run/feed.sock")->literal();
-  EXPECT_EQ(down.ToString(),
-            "connect unix:/run/feed.sock: Connection refused (ECONNREFUSED), next attempt in 800 ms");
+  EXPECT_EQ(
+      down.ToString(),
+      "connect unix:/run/feed.sock: Connection refused (ECONNREFUSED), next attempt in 800 ms");
 }
 
 // --- Names.

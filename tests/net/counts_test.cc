@@ -95,11 +95,11 @@ class EchoServer {
       if (++closed_ == streams_.size()) reactor_.Stop();
     };
     absl::StatusOr<std::unique_ptr<Listener>> listener = Listener::Create(
-        reactor, {.endpoint = "127.0.0.1:0",
-                  .on_accept = [this](Listener&, std::unique_ptr<Stream> stream) {
-                    stream->Start(options_);
-                    streams_.push_back(std::move(stream));
-                  }});
+        reactor,
+        {.endpoint = "127.0.0.1:0", .on_accept = [this](Listener&, std::unique_ptr<Stream> stream) {
+           stream->Start(options_);
+           streams_.push_back(std::move(stream));
+         }});
     EXPECT_TRUE(listener.ok()) << listener.status();
     listener_ = *std::move(listener);
   }
@@ -268,9 +268,10 @@ TEST_P(CountsTest, TheCounterSaysWhatStraceSays) {
     return traced || strace_ended;
   }));
   if (strace_ended) {
-    GTEST_SKIP() << "strace " << (WIFEXITED(status) && WEXITSTATUS(status) == 127
-                                      ? "is not installed: apt-get install strace"
-                                      : "may not trace here (ptrace is forbidden)");
+    GTEST_SKIP() << "strace "
+                 << (WIFEXITED(status) && WEXITSTATUS(status) == 127
+                         ? "is not installed: apt-get install strace"
+                         : "may not trace here (ptrace is forbidden)");
   }
   // A stopped process that is traced goes on only when its tracer lets it, and then every call counts.
   ::kill(server, SIGCONT);

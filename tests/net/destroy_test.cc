@@ -130,7 +130,8 @@ class World {
   }
   void MakeListener() {
     made_listeners_.push_back(*Listener::Create(
-        reactor_, {.endpoint = "127.0.0.1:0", .on_accept = [](Listener&, std::unique_ptr<Stream>) {}}));
+        reactor_,
+        {.endpoint = "127.0.0.1:0", .on_accept = [](Listener&, std::unique_ptr<Stream>) {}}));
   }
   void MakeTimer() {
     made_timers_.push_back(std::make_unique<Timer>(reactor_, [] {}));
@@ -153,10 +154,10 @@ class World {
     {
       std::vector<std::unique_ptr<Stream>> streams;
       std::unique_ptr<Listener> maker = *Listener::Create(
-          reactor_, {.endpoint = "127.0.0.1:0",
-                     .on_accept = [&](Listener&, std::unique_ptr<Stream> made) {
-                       streams.push_back(std::move(made));
-                     }});
+          reactor_,
+          {.endpoint = "127.0.0.1:0", .on_accept = [&](Listener&, std::unique_ptr<Stream> made) {
+             streams.push_back(std::move(made));
+           }});
       stream_peer_ = ConnectTo(maker->local());
       other_peer_ = ConnectTo(maker->local());
       ASSERT_TRUE(Turn([&] { return streams.size() == 2; }));
@@ -164,8 +165,7 @@ class World {
       other_stream = std::move(streams[1]);
     }
     stream->Start(stream_options);
-    other_stream->Start(
-        std::make_shared<const StreamOptions>(StreamOptionsOf(Who::kOtherStream)));
+    other_stream->Start(std::make_shared<const StreamOptions>(StreamOptionsOf(Who::kOtherStream)));
     timer = std::make_unique<Timer>(reactor_, [this] { Told(Who::kTimer, Callback::kTimer); });
     events_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     MakeWatcher();
@@ -213,12 +213,11 @@ class World {
     if (other_stream != nullptr) other_stream->Drop(Error::Cancelled());
     if (listener != nullptr) listener->Close();
     if (other_listener != nullptr) other_listener->Close();
-    constexpr Who kClosing[] = {Who::kLink,       Who::kStream,      Who::kListener,
-                                Who::kOtherLink,  Who::kOtherStream, Who::kOtherListener};
+    constexpr Who kClosing[] = {Who::kLink,      Who::kStream,      Who::kListener,
+                                Who::kOtherLink, Who::kOtherStream, Who::kOtherListener};
     EXPECT_TRUE(Turn([&] {
-      return std::all_of(std::begin(kClosing), std::end(kClosing), [&](Who who) {
-        return record(who).gone || record(who).closes > 0;
-      });
+      return std::all_of(std::begin(kClosing), std::end(kClosing),
+                         [&](Who who) { return record(who).gone || record(who).closes > 0; });
     })) << "on_closed is owed";
     RunTurns(4);
     for (const Who who : kClosing) {
@@ -484,7 +483,8 @@ constexpr ActionRow kActions[] = {
     {"LinkAccessors",
      [](World& w) {
        Link& link = *w.link;
-       EXPECT_EQ(link.state() == LinkState::kUp, !link.local().empty() && link.state() == LinkState::kUp);
+       EXPECT_EQ(link.state() == LinkState::kUp,
+                 !link.local().empty() && link.state() == LinkState::kUp);
        static_cast<void>(link.writable());
        static_cast<void>(link.queued_bytes());
        static_cast<void>(link.peer());
@@ -575,8 +575,7 @@ using Cell = std::tuple<BackendKind, int, int, bool>;
 std::string CellName(const testing::TestParamInfo<Cell>& info) {
   const auto& [backend, callback, action, destroy] = info.param;
   return std::string(backend == BackendKind::kUring ? "uring" : "epoll") + "_In" +
-         kCallbacks[callback].name + "_" + kActions[action].name +
-         (destroy ? "_ThenDestroy" : "");
+         kCallbacks[callback].name + "_" + kActions[action].name + (destroy ? "_ThenDestroy" : "");
 }
 
 // A reactor, and what must be true when a test is over.
@@ -690,14 +689,14 @@ class DestroyLinkInStateTest : public DestroyFixture<StateCell> {
   std::unique_ptr<Link> link_;
   bool gone_ = false;
 };
-INSTANTIATE_TEST_SUITE_P(
-    All, DestroyLinkInStateTest,
-    testing::Combine(testing::Values(BackendKind::kUring, BackendKind::kEpoll),
-                     testing::Values(LinkState::kIdle, LinkState::kResolving,
-                                     LinkState::kConnecting, LinkState::kUp, LinkState::kFailing,
-                                     LinkState::kBackoff, LinkState::kDraining,
-                                     LinkState::kClosed)),
-    StateName);
+INSTANTIATE_TEST_SUITE_P(All, DestroyLinkInStateTest,
+                         testing::Combine(testing::Values(BackendKind::kUring, BackendKind::kEpoll),
+                                          testing::Values(LinkState::kIdle, LinkState::kResolving,
+                                                          LinkState::kConnecting, LinkState::kUp,
+                                                          LinkState::kFailing, LinkState::kBackoff,
+                                                          LinkState::kDraining,
+                                                          LinkState::kClosed)),
+                         StateName);
 
 TEST_P(DestroyLinkInStateTest, NothingIsCalledAfterwards) {
   const auto& [backend, state] = GetParam();
@@ -788,13 +787,13 @@ std::string PhaseName(const testing::TestParamInfo<PhaseCell>& info) {
          kNames[static_cast<std::size_t>(phase)];
 }
 class DestroyStreamInPhaseTest : public DestroyFixture<PhaseCell> {};
-INSTANTIATE_TEST_SUITE_P(
-    All, DestroyStreamInPhaseTest,
-    testing::Combine(testing::Values(BackendKind::kUring, BackendKind::kEpoll),
-                     testing::Values(Phase::kUnstarted, Phase::kOpen, Phase::kPaused,
-                                     Phase::kHalfClosed, Phase::kDraining, Phase::kDropped,
-                                     Phase::kClosed)),
-    PhaseName);
+INSTANTIATE_TEST_SUITE_P(All, DestroyStreamInPhaseTest,
+                         testing::Combine(testing::Values(BackendKind::kUring, BackendKind::kEpoll),
+                                          testing::Values(Phase::kUnstarted, Phase::kOpen,
+                                                          Phase::kPaused, Phase::kHalfClosed,
+                                                          Phase::kDraining, Phase::kDropped,
+                                                          Phase::kClosed)),
+                         PhaseName);
 
 TEST_P(DestroyStreamInPhaseTest, NothingIsCalledAfterwards) {
   const auto& [backend, phase] = GetParam();
@@ -806,8 +805,9 @@ TEST_P(DestroyStreamInPhaseTest, NothingIsCalledAfterwards) {
   bool gone = false;
   std::unique_ptr<Stream> stream;
   std::unique_ptr<Listener> listener = *Listener::Create(
-      *reactor_, {.endpoint = "127.0.0.1:0",
-                  .on_accept = [&](Listener&, std::unique_ptr<Stream> s) { stream = std::move(s); }});
+      *reactor_,
+      {.endpoint = "127.0.0.1:0",
+       .on_accept = [&](Listener&, std::unique_ptr<Stream> s) { stream = std::move(s); }});
   Fd peer = ConnectTo(listener->local());
   for (int i = 0; i < 1000 && stream == nullptr; ++i) EXPECT_TRUE(reactor_->RunFor(1ms).ok());
   ASSERT_NE(stream, nullptr);

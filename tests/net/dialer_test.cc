@@ -155,8 +155,7 @@ TEST_P(DialerTest, AnAnswerThatCameBeforeTheLoopLookedBeatsTheDeadline) {
 TEST_P(DialerTest, TheFirstAddressIsDeadAndTheSecondAlive) {
   Host alive("127.0.0.3");
   names_.Set("feed", {.addresses = {"127.0.0.2", "127.0.0.3"}});
-  std::unique_ptr<Link> link =
-      MakeStarted(OneAttempt("feed:" + std::to_string(alive.port())));
+  std::unique_ptr<Link> link = MakeStarted(OneAttempt("feed:" + std::to_string(alive.port())));
   ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
   EXPECT_EQ(link->peer().ToString(), alive.endpoint());
   EXPECT_EQ(diary_.Text(), "dial1 up");  // One attempt, and no failure to speak of.

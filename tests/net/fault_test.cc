@@ -43,9 +43,9 @@ class FaultTest : public StreamFixture {
   static constexpr Both kSendParts{KernelCall::kSendMsg, RingOp::kSendMsg};
   static constexpr Both kReceive{KernelCall::kRecv, RingOp::kRecv};
   int Fail(Both what, int result, std::uint64_t count = 1, int fd = internal::kAny) {
-    return uring() ? kernel_.InjectRingOp({.op = what.op, .result = result, .count = count, .fd = fd})
-                   : kernel_.Inject(
-                         {.call = what.call, .result = result, .count = count, .fd = fd});
+    return uring()
+               ? kernel_.InjectRingOp({.op = what.op, .result = result, .count = count, .fd = fd})
+               : kernel_.Inject({.call = what.call, .result = result, .count = count, .fd = fd});
   }
   int Shorten(Both what, std::size_t size) {
     return uring() ? kernel_.InjectRingOp({.op = what.op,
@@ -127,8 +127,8 @@ TEST_P(FaultTest, AnInterruptedConnectGoesOn) {
   // The call says EINTR while the handshake continues: kAfter lets it.
   RawServer server;
   if (uring()) GTEST_SKIP() << "io_uring: the operation itself cannot be both made and answered";
-  const int rule = kernel_.Inject(
-      {.call = KernelCall::kConnect, .result = -EINTR, .mode = FaultMode::kAfter});
+  const int rule =
+      kernel_.Inject({.call = KernelCall::kConnect, .result = -EINTR, .mode = FaultMode::kAfter});
   Fd peer;
   std::unique_ptr<Link> link = MakeUp(server, peer);
   EXPECT_EQ(kernel_.hits(rule), 1u);
@@ -137,8 +137,7 @@ TEST_P(FaultTest, AnInterruptedConnectGoesOn) {
 
 TEST_P(FaultTest, WithoutADescriptorForASocketItWaitsAndKeepsItsEndpoint) {
   RawServer server;
-  const int rule =
-      kernel_.Inject({.call = KernelCall::kSocket, .result = -EMFILE, .count = 3});
+  const int rule = kernel_.Inject({.call = KernelCall::kSocket, .result = -EMFILE, .count = 3});
   LinkOptions options = Options(server.endpoint());
   options.endpoints.push_back("127.0.0.1:1");
   options.backoff = {.initial = 20ms, .multiplier = 1.5, .max = 50ms};
@@ -165,8 +164,8 @@ TEST_P(FaultTest, WithoutADescriptorForASocketItWaitsAndKeepsItsEndpoint) {
 TEST_P(FaultTest, EpollOutOfWatchesIsAFailedAttempt) {
   if (uring()) GTEST_SKIP() << "epoll alone";
   RawServer server;
-  const int rule = kernel_.Inject(
-      {.call = KernelCall::kEpollCtl, .result = -ENOSPC, .request = EPOLL_CTL_ADD});
+  const int rule =
+      kernel_.Inject({.call = KernelCall::kEpollCtl, .result = -ENOSPC, .request = EPOLL_CTL_ADD});
   std::unique_ptr<Link> link = Make(Options(server.endpoint()));
   link->Start();
   ASSERT_TRUE(RunUntilDowns(1));

@@ -38,7 +38,8 @@ class LinkAccountTest : public LinkFixture {
   }
   // What the peer's kernel has received, read or not (tcp(7), TCP_INFO).
   static std::uint64_t ReceivedByKernel(const Fd& peer) {
-    struct {  // struct tcp_info of linux/tcp.h up to tcpi_bytes_received; netinet/tcp.h ends before it.
+    struct
+    {  // struct tcp_info of linux/tcp.h up to tcpi_bytes_received; netinet/tcp.h ends before it.
       tcp_info info;
       std::uint64_t pacing_rate, max_pacing_rate, bytes_acked, bytes_received;
     } info{};
@@ -414,7 +415,8 @@ TEST_P(LinkAccountTest, OnWritableDoesNotComeWhileTinyMessagesStillFillTheLimit)
   Fd peer;
   std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   ASSERT_TRUE(RunUntil([&] {
-    for (int i = 0; i < 1000 && !refused; ++i) refused = link->Send("x").status == SendStatus::kFull;
+    for (int i = 0; i < 1000 && !refused; ++i)
+      refused = link->Send("x").status == SendStatus::kFull;
     return refused;
   }));
   RunFor(50ms);
@@ -446,7 +448,8 @@ TEST_P(LinkAccountTest, AllThatIsSentInOneTurnLeavesInOneCall) {
   Fd peer;
   std::unique_ptr<Link> link = MakeUp(server, peer);
   const std::uint64_t before = reactor().stats().sends;
-  for (int i = 0; i < 64; ++i) link->Send("0123456789012345678901234567890123456789012345678901234567890123");
+  for (int i = 0; i < 64; ++i)
+    link->Send("0123456789012345678901234567890123456789012345678901234567890123");
   EXPECT_EQ(ReadFrom(peer, 64 * 64).size(), 64u * 64u);
   EXPECT_EQ(reactor().stats().sends - before, 1u);
 }

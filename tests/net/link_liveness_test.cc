@@ -392,8 +392,7 @@ class LinkGiveUpTest : public LinkLivenessTest {
   void SendSome(Session& session, std::size_t bytes, internal::Random& random) {
     for (std::size_t sent = 0; sent < bytes;) {
       const std::size_t size = random.Between(sizeof(MessageHeader), 20'000);
-      const SendResult result =
-          session.link->Send(MakeMessage(session.accepted + 1, size));
+      const SendResult result = session.link->Send(MakeMessage(session.accepted + 1, size));
       if (result.status != SendStatus::kQueued) return;
       EXPECT_EQ(result.sequence, ++session.accepted);
       sent += size;

@@ -32,7 +32,10 @@ const std::vector<BadOption>& BadOptions() {
       {"endpoints[0]", "1.2.3.256:1", [](LinkOptions& o) { o.endpoints = {"1.2.3.256:1"}; }},
       {"endpoints[0]", "[::1:7", [](LinkOptions& o) { o.endpoints = {"[::1:7"}; }},
       {"endpoints[0]", "unix:", [](LinkOptions& o) { o.endpoints = {"unix:"}; }},
-      {"endpoints[1]", "b ad:1", [](LinkOptions& o) { o.endpoints = {"a:1", "b ad:1"}; }},
+      {"endpoints[1]", "b ad:1",
+       [](LinkOptions& o) {
+         o.endpoints = {"a:1", "b ad:1"};
+       }},
       {"backoff.initial", "0s", [](LinkOptions& o) { o.backoff.initial = 0ms; }},
       {"backoff.initial", "-1ms", [](LinkOptions& o) { o.backoff.initial = -1ms; }},
       {"backoff.max", "99ms", [](LinkOptions& o) { o.backoff.max = 99ms; }},
@@ -78,8 +81,7 @@ const std::vector<BadOption>& BadOptions() {
       {"drain", "-1s", [](LinkOptions& o) { o.drain = -1s; }},
       {"socket.send_buffer", "-1", [](LinkOptions& o) { o.socket.send_buffer = -1; }},
       {"socket.receive_buffer", "-2", [](LinkOptions& o) { o.socket.receive_buffer = -2; }},
-      {"socket.bind_address", "nowhere",
-       [](LinkOptions& o) { o.socket.bind_address = "nowhere"; }},
+      {"socket.bind_address", "nowhere", [](LinkOptions& o) { o.socket.bind_address = "nowhere"; }},
       {"socket.bind_address", "a-name:0",
        [](LinkOptions& o) { o.socket.bind_address = "a-name:0"; }},
   };
@@ -126,7 +128,9 @@ TEST_P(LinkOptionsTest, TheBoundsThemselvesAreAllowed) {
       [](LinkOptions& o) { o.backoff = {.initial = 1ns, .multiplier = 1, .max = 1ns}; },
       [](LinkOptions& o) { o.backoff.multiplier = 1024; },
       [](LinkOptions& o) { o.queue_low = o.queue_high = o.queue_max = 1; },
-      [](LinkOptions& o) { o.endpoints = {"[::1]:1", "unix:@x", "unix:/x", "a.b:65535"}; },
+      [](LinkOptions& o) {
+        o.endpoints = {"[::1]:1", "unix:@x", "unix:/x", "a.b:65535"};
+      },
       [](LinkOptions& o) {
         o.connect_timeout = o.attempt_timeout = Duration::max();
         o.healthy_after = o.give_up_after = o.drain = Duration::max();
@@ -230,8 +234,7 @@ TEST_P(LinkOptionsTest, TheSocketIsSetUpAsAskedForBeforeItConnects) {
     fd = socket;
     sockaddr_storage storage;
     socklen_t size = sizeof(storage);
-    connected_too_early =
-        ::getpeername(socket, reinterpret_cast<sockaddr*>(&storage), &size) == 0;
+    connected_too_early = ::getpeername(socket, reinterpret_cast<sockaddr*>(&storage), &size) == 0;
   };
   options.silence_max = 20s;
   Fd peer;
@@ -246,8 +249,8 @@ TEST_P(LinkOptionsTest, TheSocketIsSetUpAsAskedForBeforeItConnects) {
   EXPECT_EQ(IntOption(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
   EXPECT_EQ(IntOption(fd, IPPROTO_TCP, TCP_KEEPIDLE), 10);
   EXPECT_EQ(IntOption(fd, IPPROTO_TCP, TCP_USER_TIMEOUT), 40'000);
-  EXPECT_LE(10 + IntOption(fd, IPPROTO_TCP, TCP_KEEPINTVL) * IntOption(fd, IPPROTO_TCP, TCP_KEEPCNT),
-            40);
+  EXPECT_LE(
+      10 + IntOption(fd, IPPROTO_TCP, TCP_KEEPINTVL) * IntOption(fd, IPPROTO_TCP, TCP_KEEPCNT), 40);
   EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
 }
 

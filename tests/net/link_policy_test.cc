@@ -129,9 +129,10 @@ TEST_P(LinkPolicyTest, MarkHealthyResetsTheBackoffAndTheAttempts) {
   ASSERT_TRUE(AcceptAndCloseUntilDowns(server, 5));
   EXPECT_EQ(Waits(), (std::vector<Duration>{8ms, 16ms, 8ms, 16ms, 32ms}));
   EXPECT_EQ(Attempts(), (std::vector<std::uint32_t>{1, 2, 0, 1, 2}));
-  EXPECT_EQ(diary_.Text().substr(0, 100),
-            std::string("dial1 down:eof dial2 down:eof dial3 down:eof dial1 down:eof dial2 down:eof")
-                .substr(0, 100));
+  EXPECT_EQ(
+      diary_.Text().substr(0, 100),
+      std::string("dial1 down:eof dial2 down:eof dial3 down:eof dial1 down:eof dial2 down:eof")
+          .substr(0, 100));
 }
 
 TEST_P(LinkPolicyTest, BeingUpForHealthyAfterResetsTheBackoff) {

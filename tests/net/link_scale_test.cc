@@ -204,9 +204,8 @@ TEST_P(LinkScaleTest, WithoutADescriptorLinksWaitAtNoCostAndComeBack) {
     peers.push_back(AcceptFrom(server));
   }
   const auto up = [&] {
-    return std::count_if(links.begin(), links.end(), [](const auto& link) {
-      return link->state() == LinkState::kUp;
-    });
+    return std::count_if(links.begin(), links.end(),
+                         [](const auto& link) { return link->state() == LinkState::kUp; });
   };
   ASSERT_TRUE(RunUntil([&] { return up() == 4; }));
 
@@ -236,10 +235,10 @@ TEST_P(LinkScaleTest, WithoutADescriptorLinksWaitAtNoCostAndComeBack) {
     return up() == 20;
   }));
   EXPECT_FALSE(rotated);
-  std::printf("CPU time while exhausted: %lld us in 2 s, %zu dials\n",
-              static_cast<long long>(
-                  std::chrono::duration_cast<std::chrono::microseconds>(cpu).count()),
-              downs.size());
+  std::printf(
+      "CPU time while exhausted: %lld us in 2 s, %zu dials\n",
+      static_cast<long long>(std::chrono::duration_cast<std::chrono::microseconds>(cpu).count()),
+      downs.size());
 }
 
 TEST_P(LinkScaleTest, ASecondSessionCostsNoMemoryAndNoDescriptorMore) {

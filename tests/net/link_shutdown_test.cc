@@ -29,8 +29,8 @@ class LinkShutdownTest : public LinkFixture {
     address.sin_port = htons(server->port());
     for (int i = 0; i < 3; ++i) {
       fillers.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-      static_cast<void>(!::connect(fillers.back().get(), reinterpret_cast<sockaddr*>(&address),
-                                   sizeof(address)));
+      static_cast<void>(
+          !::connect(fillers.back().get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)));
     }
     return server;
   }
@@ -163,9 +163,7 @@ TEST_P(LinkShutdownTest, AStopTokenThatWasTriggeredBeforeCreateClosesAtOnce) {
 
 TEST_P(LinkShutdownTest, AStopTokenMayBeTriggeredAfterTheLinkIsGone) {
   std::stop_source source;
-  {
-    Scene scene = MakeIn(LinkState::kUp, source.get_token());
-  }
+  { Scene scene = MakeIn(LinkState::kUp, source.get_token()); }
   source.request_stop();
   RunFor(5ms);
   EXPECT_EQ(diary_.Text(), "dial1 up");
@@ -173,9 +171,7 @@ TEST_P(LinkShutdownTest, AStopTokenMayBeTriggeredAfterTheLinkIsGone) {
 
 TEST_P(LinkShutdownTest, AStopTokenMayBeTriggeredAfterTheReactorIsGone) {
   std::stop_source source;
-  {
-    Scene scene = MakeIn(LinkState::kUp, source.get_token());
-  }
+  { Scene scene = MakeIn(LinkState::kUp, source.get_token()); }
   reactor_.reset();
   source.request_stop();
   EXPECT_EQ(diary_.Text(), "dial1 up");
@@ -441,7 +437,8 @@ TEST_P(LinkShutdownTest, ADrainThatTakesTooLongSaysWhatThePeerHas) {
   ASSERT_EQ(diary_.downs.size(), 1u);
   EXPECT_EQ(diary_.downs[0].acked, diary_.closed->acked);
   EXPECT_EQ(diary_.downs[0].unsent, diary_.closed->unsent);
-  EXPECT_EQ(diary_.downs[0].error, Error::Cancelled());  // We ended it; the account says how far it got.
+  EXPECT_EQ(diary_.downs[0].error,
+            Error::Cancelled());  // We ended it; the account says how far it got.
   // And nothing of it arrives later.
   std::string got;
   ASSERT_TRUE(RunUntil([&] {
@@ -580,10 +577,10 @@ TEST_P(LinkShutdownTest, HistoryTellsEveryTransitionOfThisLinkAndWhy) {
     states.push_back(line.to);
   }
   EXPECT_EQ(states,
-            (std::vector<LinkState>{
-                LinkState::kIdle, LinkState::kResolving, LinkState::kConnecting, LinkState::kUp,
-                LinkState::kFailing, LinkState::kBackoff, LinkState::kResolving,
-                LinkState::kConnecting, LinkState::kUp, LinkState::kDraining, LinkState::kClosed}));
+            (std::vector<LinkState>{LinkState::kIdle, LinkState::kResolving, LinkState::kConnecting,
+                                    LinkState::kUp, LinkState::kFailing, LinkState::kBackoff,
+                                    LinkState::kResolving, LinkState::kConnecting, LinkState::kUp,
+                                    LinkState::kDraining, LinkState::kClosed}));
   // The way to kBackoff says why.
   ASSERT_GE(history.size(), 5u);
   EXPECT_EQ(history[4].error.error_class, ErrorClass::kReset);

@@ -132,8 +132,7 @@ class NamesKernel final : public internal::Kernel {
   int GetSockOpt(int fd, int level, int name, void* value, socklen_t* size) noexcept override {
     return real_.GetSockOpt(fd, level, name, value, size);
   }
-  int SetSockOpt(int fd, int level, int name, const void* value,
-                 socklen_t size) noexcept override {
+  int SetSockOpt(int fd, int level, int name, const void* value, socklen_t size) noexcept override {
     return real_.SetSockOpt(fd, level, name, value, size);
   }
   int GetSockName(int fd, sockaddr* address, socklen_t* size) noexcept override {

@@ -158,7 +158,8 @@ class PeerProcess {
     static pollfd polled[kConnectionsMax + 1];
     static char buffer[65536];
     polled[0] = {.fd = kListener, .events = POLLIN, .revents = 0};
-    for (int i = 1; i <= kConnectionsMax; ++i) polled[i] = {.fd = -1, .events = POLLIN, .revents = 0};
+    for (int i = 1; i <= kConnectionsMax; ++i)
+      polled[i] = {.fd = -1, .events = POLLIN, .revents = 0};
     static_cast<void>(!::write(kReports, "r", 1));
     for (;;) {
       if (::poll(polled, kConnectionsMax + 1, -1) < 0) continue;
@@ -167,8 +168,8 @@ class PeerProcess {
         const ssize_t size = ::recv(polled[i].fd, buffer, sizeof(buffer), MSG_DONTWAIT);
         if (size < 0 && errno == EAGAIN) continue;
         if (size > 0 && kind == Kind::kEcho) {
-          static_cast<void>(!::send(polled[i].fd, buffer, static_cast<std::size_t>(size),
-                                    MSG_NOSIGNAL));
+          static_cast<void>(
+              !::send(polled[i].fd, buffer, static_cast<std::size_t>(size), MSG_NOSIGNAL));
         } else if (size > 0) {
           recordings[i - 1].Take(buffer, static_cast<std::size_t>(size));
         } else {

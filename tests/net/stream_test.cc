@@ -173,7 +173,8 @@ TEST_P(StreamTest, SendsOfOneTurnLeaveTogether) {
   Ends ends = MakeStarted(diary_);
   RunTurns(3);
   const std::uint64_t before = reactor().stats().sends;
-  for (int i = 0; i < 64; ++i) EXPECT_EQ(ends.stream->Send(std::string(64, 'm')), SendStatus::kQueued);
+  for (int i = 0; i < 64; ++i)
+    EXPECT_EQ(ends.stream->Send(std::string(64, 'm')), SendStatus::kQueued);
   EXPECT_EQ(ReadFrom(ends.peer, 64 * 64), std::string(64 * 64, 'm'));
   EXPECT_EQ(reactor().stats().sends - before, 1u);
 }
@@ -256,7 +257,8 @@ TEST_P(StreamTest, PausingInTheMiddleOfABurstLosesAndReordersNothing) {
   std::size_t sent = 0;
   ASSERT_TRUE(RunUntil(
       [&] {
-        if (text.empty() && sent < kTotal) text = out.Next(std::min<std::size_t>(64 << 10, kTotal - sent));
+        if (text.empty() && sent < kTotal)
+          text = out.Next(std::min<std::size_t>(64 << 10, kTotal - sent));
         const std::size_t taken = WriteAvailable(ends.peer, text);
         text.erase(0, taken);
         sent += taken;
@@ -787,10 +789,10 @@ TEST_P(StreamTest, ASendThatWasRefusedIsFollowedByOnWritable) {
 
 TEST_P(StreamTest, AnUnstartedStreamThatIsLetGoOfIsClosed) {
   using Way = void (*)(Ends&);
-  for (const Way way : {Way{[](Ends& ends) { ends.stream.reset(); }},
-                        Way{[](Ends& ends) { ends.stream->Close(); }},
-                        Way{[](Ends& ends) { ends.stream->Close(0ms); }},
-                        Way{[](Ends& ends) { ends.stream->Drop(Error::Protocol()); }}}) {
+  for (const Way way :
+       {Way{[](Ends& ends) { ends.stream.reset(); }}, Way{[](Ends& ends) { ends.stream->Close(); }},
+        Way{[](Ends& ends) { ends.stream->Close(0ms); }},
+        Way{[](Ends& ends) { ends.stream->Drop(Error::Protocol()); }}}) {
     Ends ends = MakeEnds();
     const std::uint64_t sockets = reactor().stats().open_sockets;
     EXPECT_EQ(Look(ends.peer), Sight::kNothing);
@@ -842,11 +844,12 @@ void PrintTo(const BadStreamOption& option, std::ostream* out) { *out << option.
 class StreamOptionsTest : public testing::TestWithParam<BadStreamOption> {};
 INSTANTIATE_TEST_SUITE_P(
     Each, StreamOptionsTest,
-    testing::Values(
-        BadStreamOption{"queue_low = 0", [](StreamOptions& o) { o.queue_low = 0; }},
-        BadStreamOption{"queue_high = 65535", [](StreamOptions& o) { o.queue_high = (64 << 10) - 1; }},
-        BadStreamOption{"queue_max = 262143", [](StreamOptions& o) { o.queue_max = (256 << 10) - 1; }},
-        BadStreamOption{"drain = -1ns", [](StreamOptions& o) { o.drain = -1ns; }}));
+    testing::Values(BadStreamOption{"queue_low = 0", [](StreamOptions& o) { o.queue_low = 0; }},
+                    BadStreamOption{"queue_high = 65535",
+                                    [](StreamOptions& o) { o.queue_high = (64 << 10) - 1; }},
+                    BadStreamOption{"queue_max = 262143",
+                                    [](StreamOptions& o) { o.queue_max = (256 << 10) - 1; }},
+                    BadStreamOption{"drain = -1ns", [](StreamOptions& o) { o.drain = -1ns; }}));
 
 TEST_P(StreamOptionsTest, ValidateNamesTheFieldAndTheValue) {
   StreamOptions options;
