@@ -13,7 +13,6 @@
 // Wait turns all of its events into the state of their sockets before anybody is called back, so a
 // callback that closes a socket leaves no event of it behind. What the kernel still reports of a
 // socket that is gone (a forked child keeps it open) finds no slot, and is counted.
-//
 // Sources: epoll(7), epoll_ctl(2), connect(2), ip(7) IP_RECVERR; tcp_poll in net/ipv4/tcp.c.
 #include <algorithm>
 #include <array>
