@@ -72,7 +72,9 @@ show() {
   backend=$1 address=127.0.0.1:0 ups=0
   printf '\n== %s\n' "$backend"
   if ! start_server; then
-    if [[ $backend == uring ]]; then
+    wait "$server_pid"
+    # Status 1 is what it says when it cannot begin; anything else is no reason to go on.
+    if (($? == 1)) && [[ $backend == uring ]]; then
       say demo 'io_uring is not to be had here; going on without it'
       return 0
     fi

@@ -52,6 +52,7 @@ class ResolveRequest final : public MailNode {
 
   // On a thread of the pool.
   void Work() noexcept {
+    if (!IsWanted()) return Unref();  // Forgotten while it waited for a thread.
     addrinfo hints{};
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
@@ -97,6 +98,11 @@ class ResolveRequest final : public MailNode {
 
  private:
   ~ResolveRequest() = default;
+
+  [[nodiscard]] bool IsWanted() noexcept {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return core_ != nullptr;
+  }
 
   void Finish() noexcept {
     {

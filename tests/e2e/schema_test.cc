@@ -59,7 +59,7 @@ TEST(SchemaTest, HoldsEveryKeyword) {
   EXPECT_NE(Problem(R"({"pattern":"a"})", "\"a\""), "") << "unknown keywords are errors";
 }
 
-TEST(EventSchemaTest, TakesTheLinesOfTheDesignAndNoOthers) {
+TEST(EventSchemaTest, TakesTheLinesOfTheProgramsAndNoOthers) {
   const Schema& schema = EventSchema();
   const auto problem = [&](std::string_view definition, std::string_view line) {
     const auto json = Json::Parse(line);

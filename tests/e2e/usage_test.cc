@@ -26,7 +26,7 @@ Ended RunOnce(std::string_view program, std::vector<std::string> arguments) {
   return {status.value_or(-1), process.output(), process.errors()};
 }
 
-TEST(UsageTest, HelpFitsAScreenAndNamesEveryFlagOfTheDesign) {
+TEST(UsageTest, HelpFitsAScreenAndNamesEveryFlagWithItsDefault) {
   const std::pair<const char*, std::vector<std::string>> programs[] = {
       {"holdfast-echo",
        {"backend=auto",

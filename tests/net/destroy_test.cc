@@ -10,6 +10,7 @@
 #include <array>
 #include <cstring>
 #include <stop_token>
+#include <thread>
 
 #include <holdfast/holdfast.h>
 
@@ -605,6 +606,14 @@ class DestroyFixture : public testing::TestWithParam<Parameter> {
     EXPECT_EQ(reactor_->stats().open_sockets, 0u);
     EXPECT_EQ(reactor_->stats().send_blocks, 0u);
     reactor_.reset();
+    ExpectNoDescriptorLeft();
+  }
+  // A forgotten look-up may have a file open (/etc/hosts) until its thread is done with it.
+  void ExpectNoDescriptorLeft() {
+    const Instant end = std::chrono::steady_clock::now() + 5s;
+    while (OpenDescriptors() != descriptors_ && std::chrono::steady_clock::now() < end) {
+      std::this_thread::yield();
+    }
     EXPECT_EQ(OpenDescriptors(), descriptors_);
   }
 

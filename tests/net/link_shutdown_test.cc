@@ -237,12 +237,10 @@ TEST_P(LinkShutdownTest, AStopTokenAndTheDestructorMayRace) {
     std::atomic<int> ready{0};
     std::jthread stopper([&] {
       ++ready;
-      while (ready < 2) {
-      }
+      while (ready < 2) std::this_thread::yield();
       source.request_stop();
     });
-    while (ready < 1) {
-    }
+    while (ready < 1) std::this_thread::yield();
     ++ready;
     if (round % 3 == 0) {
       ASSERT_TRUE(reactor().Poll().ok());

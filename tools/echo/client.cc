@@ -254,7 +254,7 @@ void Client::Pump(Lane& lane) {
       if (!Send(lane, MessageKind::kLoad, payload_)) break;
     }
   }
-  FinishIfDone();
+  if (LoadDone(lane) || reporter_.broken()) FinishIfDone();
 }
 
 void Client::PumpLines(Lane& lane) {

@@ -1,7 +1,7 @@
 // What the echo client tells its user: the events of its links, as they happen, and a summary.
 //
-// Two voices, one interface: JSON, one event a line (DESIGN: the event log; tests/data has the schema),
-// or text for people. A reporter decides nothing and is called on the reactor's thread.
+// Two voices, one interface: JSON, one event a line (tests/data/events.schema.json), or text for people.
+// A reporter decides nothing and is called on the reactor's thread.
 #ifndef HOLDFAST_TOOLS_ECHO_REPORT_H_
 #define HOLDFAST_TOOLS_ECHO_REPORT_H_
 
