@@ -54,7 +54,7 @@ struct ReactorOptions {
   // their size in bytes. epoll uses the last alone.
   std::uint32_t submission_entries = 256;
   std::uint32_t completion_entries = 8192;
-  std::uint32_t receive_buffers = 256;
+  std::uint32_t receive_buffers = 128;
   std::uint32_t receive_buffer_bytes = 0;  // 0 = the measured default.
   // io_uring: features to do without, one bit each; for tests of every fallback.
   std::uint32_t uring_disable_mask = 0;

@@ -32,8 +32,8 @@ enum class Notify {
 };
 
 struct BackendOptions {
-  std::uint32_t sq_entries = 256;    // SQEs between two submissions; a full queue submits early.
-  std::uint32_t cq_entries = 8192;   // 16 B each; overflow is survived, and counted.
+  std::uint32_t sq_entries = 256;   // SQEs between two submissions; a full queue submits early.
+  std::uint32_t cq_entries = 8192;  // 16 B each; overflow is survived, and counted.
   // Receive buffers of the ring (a power of two), as many as a turn delivers, and bytes of each; epoll
   // has one. tools/bench/receive_buffers.cc measured 4, 8 and 16 KiB: per MB received 16 KiB takes a
   // third less CPU than 4 KiB (333 us against 511 with 1 connection, 312 against 533 with 16), per echo

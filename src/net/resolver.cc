@@ -88,16 +88,23 @@ class ResolveRequest final : public MailNode {
   }
 
   void Deliver() noexcept override {
+    AwaitPoster();
     if (Resolver* const resolver = std::exchange(resolver_, nullptr); resolver != nullptr) {
       resolver->request_ = nullptr;
       resolver->client_.OnResolved(error_, std::move(addresses_));
     }
     Unref();
   }
-  void Discard() noexcept override { Unref(); }
+  void Discard() noexcept override {
+    AwaitPoster();
+    Unref();
+  }
 
  private:
   ~ResolveRequest() = default;
+
+  // The thread that posted may still be waking the reactor, which must not end before it has.
+  void AwaitPoster() noexcept { const std::lock_guard<std::mutex> lock(mutex_); }
 
   [[nodiscard]] bool IsWanted() noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
