@@ -67,7 +67,7 @@ class DialerTest : public LinkFixture {
     return options;
   }
 
-  NamesKernel names_;
+  NamesKernel& names_ = NamesKernel::Make();
 };
 HOLDFAST_FOR_BOTH_BACKENDS(DialerTest);
 

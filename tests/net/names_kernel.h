@@ -1,7 +1,7 @@
 // Linux with a resolver of the test's own: names answer what a script says, or hang until they may not.
 //
-// Everything but GetAddrInfo and FreeAddrInfo is passed on. The destructor lets every look-up go and
-// waits for the threads that are inside of one, because the pool of the library is detached.
+// Everything but GetAddrInfo and FreeAddrInfo is passed on. One is never destroyed, as Linux is not: the
+// threads of the library's pool are detached, and nobody can say when the last one is outside of it.
 #ifndef HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
 #define HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
 
@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -29,14 +30,11 @@ class NamesKernel final : public internal::Kernel {
     bool hangs = false;                       // Until Release().
   };
 
-  NamesKernel() = default;
-  ~NamesKernel() override {
-    Release();
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return inside_ == 0 && lists_ == 0; });
+  // Lives as long as the process.
+  [[nodiscard]] static NamesKernel& Make() {
+    static auto* const all = new std::vector<std::unique_ptr<NamesKernel>>;
+    return *all->emplace_back(std::make_unique<NamesKernel>());
   }
-  NamesKernel(const NamesKernel&) = delete;
-  NamesKernel& operator=(const NamesKernel&) = delete;
 
   // What `name` answers from now on; an unknown one is EAI_NONAME.
   void Set(const std::string& name, Answer answer) {
@@ -80,10 +78,8 @@ class NamesKernel final : public internal::Kernel {
     *result = nullptr;
     if (answer.eai == 0) {
       *result = MakeList(answer.addresses, hints != nullptr ? hints->ai_socktype : SOCK_STREAM);
-      ++lists_;
     }
     --inside_;
-    changed_.notify_all();
     return answer.eai;
   }
   void FreeAddrInfo(addrinfo* result) noexcept override {
@@ -93,9 +89,6 @@ class NamesKernel final : public internal::Kernel {
       delete result;
       result = next;
     }
-    const std::lock_guard<std::mutex> lock(mutex_);
-    --lists_;
-    changed_.notify_all();
   }
 
   // --- Passed on.
@@ -214,7 +207,6 @@ class NamesKernel final : public internal::Kernel {
   int calls_ = 0;
   int inside_ = 0;
   int inside_max_ = 0;
-  int lists_ = 0;
 };
 
 }  // namespace holdfast::test

@@ -19,14 +19,13 @@ class ResolverTest : public LinkFixture {
   }
   void TearDown() override {
     EXPECT_FALSE(names_.service_was_asked());
-    // Threads of the pool may still be inside; the kernel's own destructor waits for them, and so does
-    // the count of descriptors.
+    // What hangs must not hold the threads of the pool, which the next test needs.
     names_.Release();
     LinkFixture::TearDown();
   }
   static std::string PortOf(const RawServer& server) { return ":" + std::to_string(server.port()); }
 
-  NamesKernel names_;
+  NamesKernel& names_ = NamesKernel::Make();
 };
 HOLDFAST_FOR_BOTH_BACKENDS(ResolverTest);
 
