@@ -60,7 +60,8 @@ struct ReactorOptions {
   std::uint32_t uring_disable_mask = 0;
   // Free send blocks of 4 KiB kept for reuse.
   std::uint32_t free_blocks_max = 1024;
-  // The operating system; nullptr = Linux. For tests and simulation.
+  // The operating system; nullptr = Linux. For tests and simulation. Look-ups run on threads that nobody
+  // joins, so one that resolves names lives as long as the process.
   internal::Kernel* kernel = nullptr;
 };
 
