@@ -325,6 +325,10 @@ void Connection::OnReceiveEnd(Result result) noexcept {
     Stalled(receive_stall_, error);
     return;
   }
+  if (!held_.empty()) {
+    StartReceive();  // What is held comes first; the end is said again.
+    return;
+  }
   if (error.failed()) {
     Lose();
     return;
@@ -336,10 +340,6 @@ void Connection::OnReceiveEnd(Result result) noexcept {
                               received_);
   if (!fin) {
     Lose();  // A reset whose error another call has taken (KERNEL.md 2).
-    return;
-  }
-  if (!held_.empty()) {
-    StartReceive();  // What is held comes first; the end is said again.
     return;
   }
   read_ = ReadSide::kEnded;
