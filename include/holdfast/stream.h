@@ -90,7 +90,8 @@ class Stream {
   SendStatus Send(std::string_view text) { return Send(std::as_bytes(std::span(text))); }
 
   // No on_data after PauseReceive returned, until ResumeReceive; what had arrived by then is kept and
-  // delivered first, in order. The peer is held back by TCP's own window.
+  // delivered first, in order. The peer is held back by TCP's own window. A paused stream that has
+  // nothing to send learns of a reset when it resumes: nobody looks while nobody reads.
   void PauseReceive();
   void ResumeReceive();
 
