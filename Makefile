@@ -62,7 +62,7 @@ require_all    = $(if $1,$(call not_found,$1,$(foreach p,$1,$(call debian_packag
 
 goals     := $(or $(MAKECMDGOALS),all)
 no_build  := help clean format uninstall check-floors check-errno check-waitall check-format
-no_tests  := all lib demo docs install tidy check-headers check-nm check-docs check-compilers check-epoll check-install
+no_tests  := all lib demo docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
 ifneq (,$(filter-out $(no_build),$(goals)))
   $(call require_tool,$(PKG_CONFIG),pkg-config)
   $(call require_tool,$(CXX),$(if $(findstring clang,$(CXX)),clang,g++))
@@ -189,9 +189,9 @@ check-compilers: ## the library and the tools with the other compiler
 	  $(MAKE) CXX=$(OTHER_CXX) BUILD=$(BUILD)/$(OTHER_CXX) all && echo 'check-compilers: $(OTHER_CXX) is clean'; \
 	else tools/check/skip.sh check-compilers '$(OTHER_CXX) is not installed: apt-get install $(if $(findstring clang,$(OTHER_CXX)),clang,g++)'; fi
 
-check-epoll: ## the epoll-only build neither includes nor links liburing
-	$(Q)+$(MAKE) URING=0 all
-	$(Q)+$(MAKE) URING=0 SANITIZE= check-no-uring
+check-epoll: ## the epoll-only build neither includes nor links liburing, and holds the contract
+	$(Q)+$(MAKE) URING=0 SANITIZE= all check-no-uring
+	$(Q)+$(MAKE) URING=0 SANITIZE= test SUITES='backend reactor'
 
 check-no-uring:
 	$(Q)tools/check/check_no_uring.sh $(HOLDFAST_LIB) $(PROGRAMS)
@@ -298,6 +298,9 @@ $(BIN)/holdfast-echo: $(OBJ)/tools/echo/echo_main.o $(ECHO_LIB) $(HOLDFAST_LIB)
 $(BIN)/holdfast-echod: $(OBJ)/tools/echo/echod_main.o $(ECHO_LIB) $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(TOOL_LIBS))
+$(BIN)/receive_buffers: $(OBJ)/tools/bench/receive_buffers.o $(HOLDFAST_LIB)
+	$(call say,LINK,$@)
+	$(call link,$(PACKAGE_LIBS))
 $(BIN)/print_tables: $(OBJ)/tools/print_tables.o $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(PACKAGE_LIBS))
@@ -310,4 +313,4 @@ $(BIN)/$1_test: $(call objects,$(call suite_sources,$1)) $(SUPPORT_LIB) $(ECHO_L
 endef
 $(foreach s,$(suites_found),$(eval $(call suite,$s)))
 
--include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(wildcard tools/print_tables.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+-include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))

@@ -7,8 +7,7 @@
 // Everything that arrives is read once, as a parser would. The configurations take turns, so that
 // what else the machine does hits all of them alike, and the median of the rounds is printed.
 //
-//   make lib && g++ -std=c++20 -O2 -Iinclude -Isrc tools/bench/receive_buffers.cc build/lib/libholdfast.a
-//     $(pkg-config --libs absl_statusor absl_strings liburing) -pthread -o build/bin/receive_buffers
+//   make build/bin/receive_buffers
 //   build/bin/receive_buffers [ROUNDS]
 //
 // The default in backend/backend.h stands beside the figures that it was chosen by.
