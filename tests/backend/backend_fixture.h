@@ -567,6 +567,7 @@ inline std::string CaseName(const testing::TestParamInfo<BackendCase>& info) {
 inline std::vector<BackendCase> RealBackendCases() {
   std::vector<BackendCase> cases;
   cases.push_back({"epoll", &RealKernel, &CreateEpollBackend, {}});
+#ifndef HOLDFAST_NO_URING
   cases.push_back({"uring", &RealKernel, &CreateUringBackend, {}});
   constexpr const char* kWithout[kUringFeatureCount] = {"taskrun_flag",     "submit_all",
                                                         "registered_ring",  "multishot_receive",
@@ -577,6 +578,7 @@ inline std::vector<BackendCase> RealBackendCases() {
     cases.push_back(
         {std::string("uring_without_") + kWithout[bit], &RealKernel, &CreateUringBackend, options});
   }
+#endif
   return cases;
 }
 
