@@ -29,7 +29,7 @@ cd "$(dirname "$0")/.."
 # What each target needs beyond the one before it.
 packages=(g++ make pkg-config liburing-dev libabsl-dev)
 testing=(libgtest-dev libgmock-dev  # the tests
-  python3 python3-jsonschema        # their runner, the checks, the schema of the event log
+  python3                           # their runner, the checks
   iproute2 nftables                 # networks that break
   strace procps binutils)           # what the tests look at processes and objects with
 checking=(clang clang-format libclang-rt-14-dev)

@@ -1,9 +1,11 @@
 // Prints a table of the sources as the generated part of a page in docs/: what is written between
 // "<!-- generated: make docs -->" and "<!-- end generated -->" there, exactly. `make docs` calls
-// it, `make check` compares. The tables are data that the library itself runs on, so that a page
-// cannot say anything else than the code does.
+// it, `make check` compares. The tables are the arrays that the library is compiled from, so that a
+// page cannot say anything else than the code does.
 //
+//   print_tables            what there is: a line `table page` for each, as tools/check/tables.py reads it
 //   print_tables errors     for docs/errors.md, from src/core/error_table.h
+//   print_tables link       for docs/link.md, from src/machine/link_machine.h
 //
 // A further table is one function and one line of kCommands. Exit status: 0 when everything was
 // written, 1 when stdout failed, 2 for bad usage.
@@ -118,24 +120,29 @@ constexpr Command kCommands[] = {
     {"link", "docs/link.md", PrintLink},
 };
 
-int Usage() {
-  std::fputs("usage: print_tables TABLE\n", stderr);
+void PrintCommands() {
   for (const Command& command : kCommands) {
-    std::fprintf(stderr, "  %-10.*s the generated part of %.*s\n",
-                 static_cast<int>(command.name.size()), command.name.data(),
-                 static_cast<int>(command.page.size()), command.page.data());
+    Print(std::string(command.name) + " " + std::string(command.page) + "\n");
   }
-  return 2;
+}
+
+// False when there is no such table.
+bool PrintTable(std::string_view name) {
+  for (const Command& command : kCommands) {
+    if (command.name != name) continue;
+    command.print();
+    return true;
+  }
+  return false;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) return Usage();
-  for (const Command& command : kCommands) {
-    if (command.name != argv[1]) continue;
-    command.print();
-    return std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : 1;
+  if (argc > 2 || (argc == 2 && !PrintTable(argv[1]))) {
+    std::fputs("usage: print_tables [TABLE]\n", stderr);
+    return 2;
   }
-  return Usage();
+  if (argc == 1) PrintCommands();
+  return std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : 1;
 }

@@ -22,8 +22,8 @@ enum class Jitter {
   kNone,   // The exponential value itself. A fleet that loses one server comes back in step.
 };
 
-// A factor of at least 1, held in 1/1024ths; written as `.multiplier = 1.5`. Values below 1, above
-// 1024, or not a number are kept as 0 or as the bound and refused by Create.
+// A factor of at least 1, written as `.multiplier = 1.5` and held as written, to the nearest 1/1024th;
+// a negative one, one above 1e6, and NaN are held as 0. Create refuses all below 1 and above 1024.
 class BackoffMultiplier {
  public:
   // NOLINTNEXTLINE(google-explicit-constructor): options are written with plain numbers.

@@ -19,6 +19,7 @@
 #include <string>
 #include <string_view>
 
+#include <holdfast/error.h>
 #include "absl/status/statusor.h"
 
 namespace holdfast {
@@ -51,8 +52,11 @@ class SocketAddress {
 
 class Endpoint {
  public:
-  // InvalidArgument says what is wrong with which text.
-  [[nodiscard]] static absl::StatusOr<Endpoint> Parse(std::string_view text);
+  // InvalidArgument says what is wrong with which text. `failure`, where it is given, is told what kind of
+  // failure that is: kInvalid, the text; or, where the name of a scope's interface could not be looked
+  // up, why not (kLocalAddress: there is none; kResource), which may be otherwise another time.
+  [[nodiscard]] static absl::StatusOr<Endpoint> Parse(std::string_view text,
+                                                      Error* failure = nullptr);
 
   // The address itself, for everything but a name.
   [[nodiscard]] const std::optional<SocketAddress>& literal() const noexcept { return literal_; }

@@ -120,8 +120,8 @@ enum class OnLoss : std::uint8_t {
 
 // Shared by any number of links. What is wrong in it is said by Create.
 struct LinkOptions {
-  // At least one (endpoint.h). After a failed attempt the next one is tried, in this order, round and
-  // round; not after kResource, which is about this host.
+  // At least one (endpoint.h). After a failed attempt, or a session that was never healthy, the next one
+  // is tried, in this order, round and round; not after kResource, which is about this host.
   std::vector<std::string> endpoints = {};
 
   BackoffOptions backoff = {};
@@ -130,27 +130,26 @@ struct LinkOptions {
   std::uint32_t protocol_errors_max = 3;              // In a row without becoming healthy; >= 1.
   Duration healthy_after = std::chrono::seconds(10);  // Up for so long = healthy; backoff restarts.
 
-  Duration connect_timeout =
-      std::chrono::seconds(5);  // For one address; > 0. Keep it above 3.07 s:
-                                // then a dead neighbour becomes EHOSTUNREACH.
+  // For one address; > 0. Keep it above 3.07 s: then a dead neighbour becomes EHOSTUNREACH.
+  Duration connect_timeout = std::chrono::seconds(5);
   Duration attempt_timeout = std::chrono::seconds(15);  // From the look-up to on_up; > 0.
   Duration login_timeout{0};                            // From on_up to MarkHealthy(); 0 = off.
 
   // The one number of liveness: a peer from which nothing came for so long is dead, idle or busy, and
-  // the link goes down within this time (plus the loop's own lateness) with kTimeout, operation
-  // kHeartbeat, code 0. 0 = off; else >= 100 ms.
+  // the link goes down within this time (plus the loop's own lateness, and at most a quarter of it more
+  // while the loop never runs dry) with kTimeout, operation kHeartbeat, code 0. 0 = off; else >= 100 ms.
   //   With `ping` or `on_heartbeat` only received bytes are life; after half of it without any, the ping
   // goes out. With neither, an acknowledgement by the peer's *kernel* is life too: a dead host is
   // found, a stuck process behind a live kernel is NOT; and silence_max must be >= 2 s. On AF_UNIX
   // without ping nothing is judged. A peer that stops reading for so long looks just like a dead one.
   Duration silence_max = std::chrono::seconds(20);
   std::string ping = {};
-  Duration ping_interval{0};  // Pings on schedule too; 0 = only in silence;
-                              // <= silence_max; needs ping or on_heartbeat.
+  // Pings on schedule too; 0 = only in silence; <= silence_max; needs ping or on_heartbeat.
+  Duration ping_interval{0};
 
   // Marks in bytes: writable() is false from high down to low queued; `queue_max` bounds what is queued
-  // *and* not yet acknowledged by the peer's kernel; a message counts at least 16 bytes against it.
-  // 0 < low <= high <= max.
+  // *and* not yet acknowledged by the peer's kernel, and the number of such messages, which count 16
+  // bytes each there, even empty ones. 0 < low <= high <= max.
   std::size_t queue_high = 256 << 10;
   std::size_t queue_low = 64 << 10;
   std::size_t queue_max = 8 << 20;
@@ -169,8 +168,8 @@ struct LinkOptions {
   absl::AnyInvocable<void(Link&, const Closed&) const> on_closed = {};
   // Once for each return of writable() to true.
   absl::AnyInvocable<void(Link&) const> on_writable = {};
-  // The peer has been silent for half of silence_max: make it talk, with Ping() or Send(). Instead of,
-  // or beside, `ping`.
+  // The peer has been silent for half of silence_max, or ping_interval has passed: make it talk, with
+  // Ping() or Send(). Instead of, or beside, `ping`; also where that was skipped (Ping).
   absl::AnyInvocable<void(Link&) const> on_heartbeat = {};
   // An attempt begins: its number, the endpoint as written.
   absl::AnyInvocable<void(Link&, std::uint32_t attempt, std::string_view endpoint) const> on_dial =
@@ -212,11 +211,14 @@ class Link {
   void Start();
 
   // Copies or refuses whole; never blocks, kills the link, drops silently, or calls back. By state:
-  // kUp: kQueued, kFull or kTooLarge; kDraining, kClosed: kClosing; else kNotUp. It does not frame.
+  // kUp: kQueued, kFull or kTooLarge, but kNotUp once a write has failed and the loss is about to be
+  // told; kDraining, kClosed: kClosing; else kNotUp. It does not frame; an empty message is one, too, and
+  // gets a sequence number.
   SendResult Send(std::span<const std::byte> message);
   SendResult Send(std::string_view message) { return Send(std::as_bytes(std::span(message))); }
   // Bytes outside the account: no sequence number, never handed back. Skipped (false) unless kUp with
-  // nothing queued, so that it never stands between the parts of a message.
+  // nothing queued, so that it never stands between the parts of a message, and with room below
+  // queue_max. One skipped in silence is owed: the next is due a sixteenth of silence_max later.
   bool Ping(std::span<const std::byte> bytes);
   bool Ping(std::string_view bytes) { return Ping(std::as_bytes(std::span(bytes))); }
 
@@ -225,8 +227,8 @@ class Link {
   void MarkHealthy();
   // Cuts a wait short: dials in the next turn. Only in kBackoff.
   void RetryNow();
-  // Goes down with this error, and on as its class says: Drop(Error::Protocol()) when the peer talks
-  // nonsense. Only in kUp.
+  // Goes down with this error, and on as its action says: Drop(Error::Protocol()) when the peer talks
+  // nonsense. Requires error.failed(); one that is not counts as Error::Protocol(). Only in kUp.
   void Drop(const Error& error);
   // Up: flushes, shuts the write side, reads to the peer's end of file and waits until the peer's
   // kernel has everything, `drain` long at most (zero: gives up at once); on_closed says what it has.
@@ -236,8 +238,8 @@ class Link {
 
   [[nodiscard]] LinkState state() const noexcept;
   [[nodiscard]] bool writable() const noexcept;
-  [[nodiscard]] std::size_t queued_bytes()
-      const noexcept;                                  // Accepted, not yet taken by the kernel.
+  // Accepted, not yet taken by the kernel.
+  [[nodiscard]] std::size_t queued_bytes() const noexcept;
   [[nodiscard]] SocketAddress local() const noexcept;  // Of the session; empty when not up.
   [[nodiscard]] SocketAddress peer() const noexcept;
   [[nodiscard]] LinkStats stats() const noexcept;

@@ -9,7 +9,9 @@
 //       .on_accept = [&](holdfast::Listener&, std::unique_ptr<holdfast::Stream> stream) { ... },
 //   });
 //
-// Reactor thread only.
+// Reactor thread only. No callback runs inside the call that caused it; any method may be called from
+// any callback, and the handle may be destroyed in any of them (docs/lifetimes.md). `on_closed` comes
+// exactly once and last, unless the handle is destroyed first.
 #ifndef HOLDFAST_LISTENER_H_
 #define HOLDFAST_LISTENER_H_
 
@@ -49,7 +51,9 @@ struct ListenerOptions {
 
   // A new connection. Start it, or drop it and it is closed.
   absl::AnyInvocable<void(Listener&, std::unique_ptr<Stream>) const> on_accept = {};
-  // The listener rests (action kPause), once for each rest, or ended for good (action kStop).
+  // The listener ended for good (action kStop): nothing more comes but, after Close, on_closed. Or it
+  // rests (any other action: kPause for a shortage, kBackOff for what nobody has seen before); once for
+  // each rest.
   absl::AnyInvocable<void(Listener&, const Error&) const> on_error = {};
   // After Close, last.
   absl::AnyInvocable<void(Listener&) const> on_closed = {};
@@ -59,7 +63,7 @@ class Listener {
  public:
   // Binds and listens at once (SO_REUSEADDR is set on TCP); accepting begins with the next turn.
   // InvalidArgument names the field and the value; else Error::ToStatus of bind or listen, which is
-  // FailedPrecondition for an address that is taken.
+  // FailedPrecondition for an address that is taken. `user` is returned by user().
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Listener>> Create(Reactor& reactor,
                                                                         ListenerOptions options,
                                                                         void* user = nullptr);

@@ -50,18 +50,19 @@ struct ReactorOptions {
   BackendKind backend = BackendKind::kAuto;
   // The seed of the jitter; nothing = from getrandom(2).
   std::optional<std::uint64_t> seed = std::nullopt;
-  // io_uring: submission queue entries, completion queue entries, receive buffers (powers of two) and
-  // their size in bytes. epoll uses the last alone.
-  std::uint32_t submission_entries = 256;
-  std::uint32_t completion_entries = 8192;
-  std::uint32_t receive_buffers = 128;
-  std::uint32_t receive_buffer_bytes = 0;  // 0 = the measured default.
-  // io_uring: features to do without, one bit each; for tests of every fallback.
+  // io_uring: submission queue entries, completion queue entries, receive buffers and their size in
+  // bytes. epoll uses the last alone.
+  std::uint32_t submission_entries = 256;   // 1 to 32768
+  std::uint32_t completion_entries = 8192;  // submission_entries to 65536
+  std::uint32_t receive_buffers = 128;      // A power of two up to 32768.
+  std::uint32_t receive_buffer_bytes = 0;   // 64 to 1 MiB; 0 = the measured default.
+  // io_uring: features to do without, one bit each; for this project's own tests of every fallback. The
+  // bits (UringFeature in src/backend/backend.h) are no part of the installed API, nor is Kernel below.
   std::uint32_t uring_disable_mask = 0;
   // Free send blocks of 4 KiB kept for reuse.
   std::uint32_t free_blocks_max = 1024;
   // The operating system; nullptr = Linux. For tests and simulation. Look-ups run on threads that nobody
-  // joins, so one that resolves names lives as long as the process.
+  // joins, so one that resolves names lives until the threads that it started have ended.
   internal::Kernel* kernel = nullptr;
 };
 
@@ -74,14 +75,14 @@ struct ReactorStats {
   std::uint64_t timers_fired = 0;
   Duration timer_lateness_max{0};  // The latest a timer callback ever ran after its deadline.
   Duration turn_max{0};            // The longest turn, its wait excluded.
-  std::uint64_t sends = 0;
+  std::uint64_t sends = 0;         // That reached the kernel.
   std::uint64_t sends_short = 0;
-  std::uint64_t sends_blocked = 0;
-  std::uint64_t receives = 0;
-  std::uint64_t receive_buffers_exhausted = 0;
-  std::uint64_t completion_overflows = 0;
-  std::uint64_t stale_completions = 0;
-  std::uint64_t links = 0;  // Alive now; so are the next four.
+  std::uint64_t sends_blocked = 0;              // The pipe was full (EAGAIN): waited for room.
+  std::uint64_t receives = 0;                   // That brought bytes.
+  std::uint64_t receive_buffers_exhausted = 0;  // io_uring: no receive buffer was left (ENOBUFS).
+  std::uint64_t completion_overflows = 0;       // io_uring: more completions than entries.
+  std::uint64_t stale_completions = 0;          // For a socket that was closed meanwhile.
+  std::uint64_t links = 0;                      // Alive now; so are the next four.
   std::uint64_t streams = 0;
   std::uint64_t listeners = 0;
   std::uint64_t open_sockets = 0;
@@ -90,7 +91,7 @@ struct ReactorStats {
   std::uint64_t bugs = 0;
 };
 
-// What Watch waits for, or'ed. kError comes unasked.
+// What Watch waits for, or'ed. kWatchError comes unasked.
 enum WatchEvents : unsigned {
   kWatchReadable = 1u << 0,  // EPOLLIN, EPOLLRDHUP
   kWatchWritable = 1u << 1,  // EPOLLOUT
@@ -118,8 +119,9 @@ class Reactor {
   // InvalidArgument names the field and the value; ResourceExhausted when this host has no descriptor
   // or memory left; Unimplemented when the backend asked for is not to be had.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Reactor>> Create(ReactorOptions options);
-  // Aborts what is still in flight and waits for it (milliseconds). Best on the thread that ran it; where
-  // that thread has ended, any one will do. Posts that did not run are destroyed unrun. Every Link, Stream, Listener, Timer and Watcher on it must be gone.
+  // Aborts what is still in flight and waits for it (milliseconds). Best on the thread that ran it;
+  // where that thread has ended, any one will do. Posts that did not run are destroyed unrun. Every
+  // Link, Stream, Listener, Timer and Watcher on it must be gone.
   ~Reactor();
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
@@ -127,9 +129,9 @@ class Reactor {
   // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback, and on
   // another thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER).
   absl::Status Run();
-  // Turns until Stop or until `duration` has passed.
+  // Turns until Stop or until `duration` has passed; OK for either. Errors as of Run.
   absl::Status RunFor(Duration duration);
-  // One turn that does not wait, for embedding: call it when fd() is readable.
+  // One turn that does not wait, for embedding: call it when fd() is readable. A Stop stays for Run. Errors as of Run.
   absl::Status Poll();
   // Makes Run return after its turn; what was posted before by the same thread runs first. Links stay
   // as they are. Any thread, async-signal-safe; sticky until the next Run has returned for it.
@@ -137,8 +139,9 @@ class Reactor {
   // Runs `function` on the reactor's thread, never inline; FIFO for each posting thread. Any thread.
   void Post(absl::AnyInvocable<void()> function);
   // Calls back with a non-empty set of WatchEvents for as long as one of them holds (level-triggered).
-  // InvalidArgument for a descriptor that cannot be polled (a regular file, EPERM of epoll_ctl(2)), is
-  // not open, or is watched already.
+  // The callback may destroy its own Watcher. The descriptor stays the caller's, to close too.
+  // InvalidArgument for one that cannot be polled (a regular file, EPERM of epoll_ctl(2)), is not open,
+  // or is watched already, and for no events; ResourceExhausted without descriptors or memory.
   [[nodiscard]] absl::StatusOr<std::unique_ptr<Watcher>> Watch(
       int fd, unsigned events, absl::AnyInvocable<void(unsigned events)> callback);
 

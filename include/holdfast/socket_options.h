@@ -1,4 +1,5 @@
-// What to set on a socket before it is used: one struct for Link, Stream and Listener.
+// What to set on a socket before it is used: one struct for Link, and for Listener and the sockets that
+// it accepts.
 #ifndef HOLDFAST_SOCKET_OPTIONS_H_
 #define HOLDFAST_SOCKET_OPTIONS_H_
 
@@ -19,7 +20,8 @@ struct SocketOptions {
   std::string bind_address = {};
   // Called with the descriptor after the options above were set and before bind, connect or listen;
   // for a Stream, right after accept. For what is not listed here (SO_MARK, TCP_CONGESTION, ...).
-  // It must not close it, change its blocking mode, or call into the reactor.
+  // It must not close it, change its blocking mode, or call into the reactor: for a listener's own
+  // socket it runs inside Listener::Create.
   absl::AnyInvocable<void(int fd) const> on_socket = {};
 };
 

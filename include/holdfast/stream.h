@@ -80,9 +80,11 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Begins to receive. A stream that is destroyed unstarted is closed. Options that do not hold
-  // (StreamOptions) count as the defaults for the field in question; see ValidateStreamOptions. A
-  // second Start does nothing.
+  // Begins to receive. Null, or options that ValidateStreamOptions refuses: the limits and drain are the
+  // defaults. `user` is returned by user(). A second Start does nothing.
+  //   Before it Send says kNotUp, CloseWrite does nothing, and PauseReceive holds: Start begins paused.
+  // Close and Drop, like the destructor, close the socket at once and without on_closed, and Start does
+  // nothing from then on.
   void Start(std::shared_ptr<const StreamOptions> options, void* user = nullptr);
 
   // Copies or refuses whole. O(size); never blocks, never calls back.
@@ -102,13 +104,14 @@ class Stream {
   // everything; `drain` later at the latest it is given up. Zero: at once.
   void Close();
   void Close(Duration drain);
-  // Gives it up with this error (Error::Protocol() for a peer that talks nonsense).
+  // Gives it up with this error (Error::Protocol() for a peer that talks nonsense). Requires
+  // error.failed(); one that is not counts as Error::Protocol().
   void Drop(const Error& error);
 
   [[nodiscard]] bool open() const noexcept;  // Started, and neither closing nor closed.
   [[nodiscard]] bool writable() const noexcept;
-  [[nodiscard]] std::size_t queued_bytes()
-      const noexcept;  // Accepted, not yet taken by the kernel.
+  // Accepted, not yet taken by the kernel.
+  [[nodiscard]] std::size_t queued_bytes() const noexcept;
   [[nodiscard]] SocketAddress local() const noexcept;
   [[nodiscard]] SocketAddress peer() const noexcept;
   [[nodiscard]] void* user() const noexcept;

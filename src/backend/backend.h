@@ -123,8 +123,9 @@ class Backend {
   // Calls `callback(context)` from Dispatch while `fd` (an epoll instance of the reactor's Watch) is
   // readable, level-triggered. One at most; fd -1 ends it. 0 or -errno.
   virtual int SetWatch(int fd, void (*callback)(void*), void* context) noexcept = 0;
-  // Readable when Wait would not sleep (but for timers): for embedding in another loop.
-  [[nodiscard]] virtual int fd() const noexcept = 0;
+  // Readable when Wait would not sleep (but for timers): for embedding in another loop. io_uring makes it
+  // at the first call, -errno when it cannot be made; from then on every Wait costs more.
+  [[nodiscard]] virtual int fd() noexcept = 0;
 };
 
 // iovecs of one Send. 16 blocks of 4 KiB: 64 KiB a turn and connection.

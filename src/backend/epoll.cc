@@ -7,7 +7,8 @@
 //   (Registering per operation was rejected: the epoll_ctl churn costs 25 to 35 %; zio #510.)
 // - A receive that got less than it asked for has drained the socket, and no second one finds that
 //   out, unless the event told of an end (RDHUP, HUP, ERR): that edge comes only once, so then it
-//   reads on to the end (nginx, ngx_recv.c).
+//   reads on to the end (nginx, ngx_recv.c). Nor where an urgent byte waits (PRI): recv(2) stops short
+//   before it.
 // - A send goes to the kernel inside the verb. The eventfd that wakes is never read (libuv e5cb1d3d).
 //
 // Wait turns all of its events into the state of their sockets before anybody is called back, so a
@@ -21,6 +22,7 @@
 #include <new>
 #include <utility>
 
+#include "backend/answers.h"
 #include "backend/backend.h"
 #include "backend/ready_lists.h"
 #include "backend/receive_buffer.h"
@@ -51,8 +53,8 @@ constexpr std::uint32_t kIn = EPOLLIN;
 constexpr std::uint32_t kOut = EPOLLOUT;
 constexpr std::uint32_t kEdge = EPOLLET;
 constexpr std::uint32_t kDead = EPOLLHUP | EPOLLERR;
-constexpr std::uint32_t kEnd = EPOLLRDHUP | kDead;  // Read on until the end shows.
-constexpr std::uint32_t kReadable = kIn | kEnd;     // What Socket::ready_events remembers.
+constexpr std::uint32_t kEnd = EPOLLRDHUP | EPOLLPRI | kDead;  // Read on until nothing is left.
+constexpr std::uint32_t kReadable = kIn | kEnd;  // What Socket::ready_events remembers.
 
 // True when a call on the socket's descriptor has something to take, and is asked for.
 bool IsReadable(const Socket& s) noexcept {
@@ -61,10 +63,6 @@ bool IsReadable(const Socket& s) noexcept {
 }
 
 void Ignore(const Result&) noexcept {}  // Of what leaves a registration that does no harm.
-
-bool IsTryAgain(const Result& result) noexcept {
-  return !result.ok() && result.error().error_class == ErrorClass::kTryAgain;
-}
 
 class EpollBackend final : public Backend {
  public:
@@ -144,7 +142,7 @@ class EpollBackend final : public Backend {
         Waits(socket.send, socket.send_result) || Waits(socket.connect, socket.connect_result);
     // The first time this looks at the socket anew: what came before is not lost.
     const std::uint32_t out = waits_for_room ? kOut : 0;
-    const Result result = SetInterest(socket, kIn | EPOLLRDHUP | kEdge | out);
+    const Result result = SetInterest(socket, kIn | EPOLLPRI | EPOLLRDHUP | kEdge | out);
     if (!result.ok()) {
       ready_.Complete(socket, socket.receive_result, result);
     } else if (IsReadable(socket)) {
@@ -252,7 +250,7 @@ class EpollBackend final : public Backend {
     return result.value;
   }
 
-  int fd() const noexcept override { return epoll_fd_; }
+  int fd() noexcept override { return epoll_fd_; }
 
  private:
   [[nodiscard]] Result Control(int action, int fd, std::uint32_t events,
@@ -308,23 +306,14 @@ class EpollBackend final : public Backend {
       ready_.Complete(*socket, socket->send_result, {0, Call::kSend});
     }
     if (settled && Waits(socket->connect, socket->connect_result)) {
-      ready_.Complete(*socket, socket->connect_result, ConnectOutcome(*socket));
+      ready_.Complete(*socket, socket->connect_result, ConnectOutcome(kernel_, *socket, stats_));
     } else if ((events & kDead) == EPOLLERR) {
-      // A message or a soft error beside the stream: the connection lives (KERNEL.md, 5 and 6).
+      // A message or a soft error beside the stream: the connection lives (docs/kernel.md 5 and 6).
       DrainErrorQueue(*socket);
       events &= ~std::uint32_t{EPOLLERR};
     }
     socket->ready_events |= events & kReadable;
     if (IsReadable(*socket)) ready_.Add(*socket);
-  }
-
-  // SO_ERROR is told once, here. 0 is not yet proof of a connection (KERNEL.md, 1).
-  [[nodiscard]] Result ConnectOutcome(const Socket& socket) noexcept {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    ++stats_.syscalls;
-    const int result = kernel_.GetSockOpt(socket.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    return result < 0 ? Result{result, Call::kGetsockopt} : Result{-error, Call::kConnectResult};
   }
 
   void DrainErrorQueue(const Socket& socket) noexcept {
@@ -388,7 +377,7 @@ class EpollBackend final : public Backend {
     return true;
   }
 
-  // The same.
+  // As AcceptSome, for received bytes.
   [[nodiscard]] bool ReceiveSome(Socket& socket, unsigned& budget) noexcept {
     std::size_t bytes = 0;
     for (unsigned i = 0; i < kReceivesPerTurn && bytes < kReceiveBytesPerTurn && budget > 0; ++i) {

@@ -15,7 +15,7 @@
 #include <memory>
 #include <new>
 
-#include "backend/poison.h"
+#include "base/poison.h"
 
 namespace holdfast::internal {
 

@@ -24,10 +24,18 @@ class Socket;
 enum class OpKind : std::uint8_t { kConnect = 1, kAccept, kReceive, kSend };
 
 enum class OpState : std::uint8_t {
-  kIdle,        // Nothing asked.
-  kStaged,      // Asked of the backend, not yet seen by the kernel.
-  kArmed,       // The kernel has it, or the backend waits for readiness on its behalf.
+  kIdle,   // Nothing asked.
+  kArmed,  // Asked of the backend: the kernel has it or will, or the backend waits for readiness.
   kCancelling,  // As kArmed, and its cancellation was asked for; it may still succeed.
+};
+
+// io_uring: where the send of a socket stands, or its connect, which knows but the first and the last two.
+enum class SendPhase : std::uint8_t {
+  kNothing,    // No send, or its completion is on its way.
+  kSubmitted,  // Until the kernel has taken it or answered it.
+  kKnown,      // It succeeded; OnSend has not been told.
+  kPolling,    // The pipe was full: a poll waits for room.
+  kPolled,     // There is room: the poll is being cancelled.
 };
 
 // What a completion says: a value, or -errno of the named call. The pair is the key of the error
@@ -48,13 +56,13 @@ struct Result {
 // told about if no other operation of it is in flight.
 class SocketEvents {
  public:
-  // Terminal. Value 0: connect(2) says success, which is not yet proof (KERNEL.md 1).
+  // Terminal. Value 0: connect(2) says success, which is not yet proof (docs/kernel.md 1).
   virtual void OnConnect(Socket& socket, Result result) noexcept = 0;
   // Value >= 0: a connected descriptor, now the receiver's (to Adopt or close); more may follow.
   // Negative: terminal, nothing is accepted until Accept is called again.
   virtual void OnAccept(Socket& socket, Result result) noexcept = 0;
   // Value > 0: that many bytes at `data`, valid during this call only; more follow without asking.
-  // Value <= 0: terminal. 0 is what recv(2) calls end of file, and may be a reset (KERNEL.md 2).
+  // Value <= 0: terminal. 0 is what recv(2) calls end of file, and may be a reset (docs/kernel.md 2).
   virtual void OnReceive(Socket& socket, Result result, const std::byte* data) noexcept = 0;
   // Terminal, once for each Send. Value > 0: the kernel took that many bytes, maybe not all. Value 0:
   // the pipe was full and no longer is; nothing was taken. Negative: nothing was taken, and why.
@@ -88,8 +96,8 @@ class Socket : public ListNode {  // The list is the backend's ready list.
   OpState send = OpState::kIdle;
 
   // For the backend alone; what each means is said where the backend uses it.
+  SendPhase send_phase = SendPhase::kNothing;
   std::uint32_t interest = 0;       // epoll: the events registered now; 0 = not registered.
-                                    // io_uring: the SendPhase.
   std::uint32_t ready_events = 0;   // epoll: edges seen and not yet used up.
   std::uint32_t send_size = 0;      // Bytes asked of the send in flight.
   std::uint32_t send_position = 0;  // io_uring: where its SQE stands in the submission queue.

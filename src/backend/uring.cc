@@ -1,5 +1,5 @@
 // The completion contract over io_uring: multishot accept and receive, fast sends, one system call a
-// turn. ENGINE.md 1 and 2 say what was measured and why each thing is as it is.
+// turn. docs/kernel.md says what was measured and why each thing is as it is.
 //
 // One turn: Wait submits what the verbs staged and sleeps, in one io_uring_enter(2), and learns which
 // sends succeeded in silence. Dispatch takes completions from the ring and calls back. They stay in the
@@ -17,6 +17,7 @@
 #include <memory>
 #include <thread>
 
+#include "backend/answers.h"
 #include "backend/backend.h"
 #include "backend/uring_abandon.h"
 #include "backend/uring_issuer.h"
@@ -34,10 +35,6 @@ namespace {
 constexpr std::uint32_t kTurnShare = 64 << 10;
 constexpr std::uint32_t kReceiveShare = kTurnShare / 8;
 constexpr std::uint32_t kAcceptShare = kTurnShare / 64;
-
-constexpr bool IsTryAgain(Call call, int result, Detail detail = Detail::kNone) noexcept {
-  return result < 0 && Classify(call, -result, detail).error_class == ErrorClass::kTryAgain;
-}
 
 class UringBackend final : public Backend {
  public:
@@ -99,7 +96,7 @@ class UringBackend final : public Backend {
     socket.domain = domain;
     socket.slot = key->slot;
     socket.generation = key->generation;
-    socket.interest = kNothing;
+    socket.send_phase = SendPhase::kNothing;
     return 0;
   }
 
@@ -140,9 +137,10 @@ class UringBackend final : public Backend {
     if (state != OpState::kArmed) return;
     state = OpState::kCancelling;
     const bool outward = kind == OpKind::kSend || kind == OpKind::kConnect;
-    if (outward && socket.interest == kKnown) return issuer_.sends.Hurry(socket);
-    if (outward && socket.interest == kPolled) return;  // Its poll is being cancelled already.
-    if (outward && socket.interest == kPolling) {
+    if (outward && socket.send_phase == SendPhase::kKnown) return issuer_.sends.Hurry(socket);
+    // Its poll is being cancelled already.
+    if (outward && socket.send_phase == SendPhase::kPolled) return;
+    if (outward && socket.send_phase == SendPhase::kPolling) {
       return issuer_.StageCancel(WordOf(socket, kPollOut));
     }
     // A silent send that is still to be submitted will be past cancelling by then: the cancel says so
@@ -199,7 +197,7 @@ class UringBackend final : public Backend {
     return polls_.Watch(fd, callback, context);
   }
 
-  int fd() const noexcept override { return issuer_.Embed(polls_.wake_fd(), polls_.watch_fd()); }
+  int fd() noexcept override { return issuer_.Embed(polls_.wake_fd(), polls_.watch_fd()); }
 
  private:
   // --- Dispatching: each answers, or adds to `told`, the number of callbacks.
@@ -282,7 +280,7 @@ class UringBackend final : public Backend {
 
   bool DeliverReceive(Socket& socket, Completion& completion, unsigned& told) noexcept {
     const std::int32_t result = completion.result;
-    const bool again = IsTryAgain(Call::kCqeRecv, result);
+    const bool again = IsTryAgain({result, Call::kCqeRecv});
     if (result > 0) {
       ++stats_.receives;
       ++told;
@@ -308,7 +306,7 @@ class UringBackend final : public Backend {
 
   bool DeliverAccept(Socket& socket, Completion& completion, unsigned& told) noexcept {
     const std::int32_t result = completion.result;
-    const bool again = IsTryAgain(Call::kCqeAccept, result);
+    const bool again = IsTryAgain({result, Call::kCqeAccept});
     if (result >= 0) {
       ++told;
       socket.events->OnAccept(socket, {result, Call::kCqeAccept});
@@ -336,7 +334,7 @@ class UringBackend final : public Backend {
     const bool local = socket.domain == AF_UNIX;
     Result result{completion.result, Call::kCqeConnect};
     if (local) result = socket.connect_result;
-    if (IsTryAgain(result.call, result.value, local ? Detail::kUnix : Detail::kNone)) {
+    if (IsTryAgain(result, local ? Detail::kUnix : Detail::kNone)) {
       // The handshake goes on: a second connect would be told EALREADY (connect(2), EINTR).
       if (socket.connect == OpState::kArmed) return issuer_.StagePollOut(socket);
       result.value = kCancelledCode;
@@ -347,7 +345,7 @@ class UringBackend final : public Backend {
 
   void DeliverSend(Socket& socket, const Completion& completion, unsigned& told) noexcept {
     const std::int32_t result = completion.result;
-    const bool full = result == 0 || IsTryAgain(Call::kCqeSend, result);
+    const bool full = result == 0 || IsTryAgain({result, Call::kCqeSend});
     ++stats_.sends;
     if (full) ++stats_.sends_blocked;
     if (full && socket.send == OpState::kArmed) {
@@ -362,14 +360,14 @@ class UringBackend final : public Backend {
   void DeliverPollOut(Socket& socket, const Completion& completion, unsigned& told) noexcept {
     const bool connects = socket.connect != OpState::kIdle;
     const OpState state = connects ? socket.connect : socket.send;
-    if (HasRoom(completion.result) && socket.interest == kPolling) {
-      socket.interest = kPolled;
+    if (HasRoom(completion.result) && socket.send_phase == SendPhase::kPolling) {
+      socket.send_phase = SendPhase::kPolled;
       if (completion.more() && state == OpState::kArmed) issuer_.StageCancel(completion.user_data);
     }
     if (completion.more()) return;
     Result result{kCancelledCode, connects ? Call::kCqeConnect : Call::kCqeSend};
-    if (socket.interest == kPolled) {
-      result = connects ? ConnectOutcome(socket) : Result{0, Call::kCqeSend};
+    if (socket.send_phase == SendPhase::kPolled) {
+      result = connects ? ConnectOutcome(kernel_, socket, stats_) : Result{0, Call::kCqeSend};
     } else if (state == OpState::kArmed) {
       // A full completion queue ends a multishot poll.
       ++stats_.multishot_rearmed;
@@ -377,7 +375,11 @@ class UringBackend final : public Backend {
       result.value = completion.result;
     }
     ++told;
-    connects ? FinishConnect(socket, result) : FinishSend(socket, result);
+    if (connects) {
+      FinishConnect(socket, result);
+    } else {
+      FinishSend(socket, result);
+    }
   }
 
   // Expected answers say nothing new. A cancel that failed for want of something is asked for again.
@@ -401,24 +403,15 @@ class UringBackend final : public Backend {
     if (completion.has_buffer()) buffers_.Return(completion.buffer());
   }
 
-  // SO_ERROR is told once, here. 0 is not yet proof of a connection (KERNEL.md 1).
-  [[nodiscard]] Result ConnectOutcome(const Socket& socket) noexcept {
-    int error = 0;
-    socklen_t size = sizeof(error);
-    ++stats_.syscalls;
-    const int result = kernel_.GetSockOpt(socket.fd, SOL_SOCKET, SO_ERROR, &error, &size);
-    return result < 0 ? Result{result, Call::kGetsockopt} : Result{-error, Call::kConnectResult};
-  }
-
   void FinishConnect(Socket& socket, Result result) noexcept {
-    socket.interest = kNothing;
+    socket.send_phase = SendPhase::kNothing;
     socket.connect = OpState::kIdle;
     socket.events->OnConnect(socket, result);
   }
 
   void FinishSend(Socket& socket, Result result) noexcept {
     issuer_.sends.SetGuard(socket, false);
-    socket.interest = kNothing;
+    socket.send_phase = SendPhase::kNothing;
     socket.send = OpState::kIdle;
     socket.events->OnSend(socket, result);
   }
@@ -431,7 +424,7 @@ class UringBackend final : public Backend {
   SlotMap<Socket> slots_;
   BufferRing buffers_;     // Outlives the ring, whose kernel writes into it.
   std::thread::id owner_;  // The thread that enabled the ring; none: not enabled, or abandoned.
-  mutable UringIssuer issuer_;  // Mutable for its embedding, which begins when fd() is asked for.
+  UringIssuer issuer_;
   UringPolls polls_{kernel_, issuer_};
   std::uint32_t turn_ = 0;  // Calls of Dispatch. Wraps.
 };

@@ -53,11 +53,12 @@ void UringEmbedding::Signal() noexcept {
   static_cast<void>(kernel_.Write(event_fd_, &kOne, sizeof(kOne)));
 }
 
-void UringEmbedding::Drain() noexcept {
-  if (!active()) return;
+bool UringEmbedding::Drain() noexcept {
+  if (!active()) return false;
   signalled_ = false;
   std::uint64_t count = 0;
   static_cast<void>(kernel_.Read(event_fd_, &count, sizeof(count)));
+  return woken_.exchange(false);  // Set before its write, so also when that one is yet to come.
 }
 
 }  // namespace holdfast::internal

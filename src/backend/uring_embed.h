@@ -11,9 +11,11 @@
 // sleeps sleeps on the epoll instance, since a ring that polled the eventfd would wake itself with each
 // completion. Not readable means that Wait would sleep; now and then it is readable for nothing.
 //
-// One thread, that of the ring.
+// One thread, that of the ring, but for NoteWake.
 #ifndef HOLDFAST_BACKEND_URING_EMBED_H_
 #define HOLDFAST_BACKEND_URING_EMBED_H_
+
+#include <atomic>
 
 #include "sys/kernel.h"
 
@@ -39,9 +41,14 @@ class UringEmbedding {
   // --- These do nothing unless active.
   // Another watched descriptor, or none (-1). 0 or -errno.
   int Watch(int fd) noexcept;
-  // Makes the descriptor readable, or not until the next event.
+  // Makes the descriptor readable, or not until the next event. Drain says true when it may have taken
+  // a Wake along: whoever meant to sleep must not.
   void Signal() noexcept;
-  void Drain() noexcept;
+  [[nodiscard]] bool Drain() noexcept;
+
+  // Any thread, async-signal-safe, before the eventfd is written: a Wake, unlike an event, leaves nothing
+  // behind in the ring that would be found by looking.
+  void NoteWake() noexcept { woken_.store(true); }
 
  private:
   Kernel& kernel_;
@@ -49,6 +56,7 @@ class UringEmbedding {
   int epoll_fd_ = -1;
   int watch_fd_ = -1;
   bool signalled_ = false;  // By Signal, since the last Drain.
+  std::atomic<bool> woken_{false};
 };
 
 }  // namespace holdfast::internal

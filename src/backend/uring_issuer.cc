@@ -3,13 +3,14 @@
 namespace holdfast::internal {
 
 void UringIssuer::Wait(Duration timeout) noexcept {
+  bool woken = false;
   if (embedding.active()) {
     ++stats_.syscalls;
-    embedding.Drain();
+    woken = embedding.Drain();
   }
   while (ring.backlogged() && Enter(0, Duration::zero(), UringRing::kSubmit)) {
   }
-  bool sleep = timeout > Duration::zero() && !HasReady() && !ring.backlogged();
+  bool sleep = timeout > Duration::zero() && !woken && !HasReady() && !ring.backlogged();
   if (sleep && embedding.active()) {
     Turn(0, Duration::zero());
     if (!HasReady()) {
@@ -28,9 +29,9 @@ int UringIssuer::Embed(int event_fd, int watch_fd) noexcept {
     const int result = embedding.Start(ring.fd(), event_fd, watch_fd);
     if (result < 0) return result;
     // What came before the ring was told of the eventfd is found by looking.
-    embedding.Drain();
+    const bool woken = embedding.Drain();
     if (ring.enabled() && ring.must_enter()) Turn(0, Duration::zero());
-    if (HasReady() || ring.has_work()) embedding.Signal();
+    if (woken || HasReady() || ring.has_work()) embedding.Signal();
   }
   return embedding.fd();
 }

@@ -59,7 +59,7 @@ class UringIssuer {
     sends.Submit(socket, staged.position, parts, silent);
   }
   void StagePollOut(Socket& socket) noexcept {
-    socket.interest = kPolling;
+    socket.send_phase = SendPhase::kPolling;
     PreparePollOut(Stage(WordOf(socket, kPollOut)).sqe, socket.fd);
   }
   void StageCancel(std::uint64_t target) noexcept {

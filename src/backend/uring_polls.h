@@ -36,6 +36,7 @@ class UringPolls {
   // Any thread, also in a signal handler.
   void Wake() noexcept {
     constexpr std::uint64_t kOne = 1;
+    issuer_.embedding.NoteWake();
     // Refused only at 2^64 - 1, which steps of one do not reach.
     static_cast<void>(kernel_.Write(wake_fd_, &kOne, sizeof(kOne)));
   }
@@ -73,8 +74,9 @@ class UringPolls {
     if (!IsCurrent(completion)) return 0;
     const bool ready = completion.result > 0;
     if (ready) watch_callback_(watch_context_);
+    // A shortage of memory as well: all that the reactor watches stands behind this one poll.
     const bool again =
-        ready || Classify(Call::kCqeAny, -completion.result).error_class == ErrorClass::kTryAgain;
+        ready || Classify(Call::kCqeAny, -completion.result).action == Action::kRetryInPlace;
     if (again && IsCurrent(completion)) ArmWatch();
     return ready ? 1 : 0;
   }

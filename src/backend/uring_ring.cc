@@ -7,8 +7,8 @@
 #include <holdfast/error.h>
 
 #include "absl/strings/str_cat.h"
-#include "backend/poison.h"
 #include "base/check.h"
+#include "base/poison.h"
 
 namespace holdfast::internal {
 namespace {

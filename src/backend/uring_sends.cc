@@ -6,8 +6,8 @@ namespace holdfast::internal {
 
 void FastSends::Submit(Socket& socket, std::uint32_t position, std::span<const iovec> parts,
                        bool silent) {
-  HOLDFAST_CHECK(socket.interest == kNothing);
-  socket.interest = kSubmitted;
+  HOLDFAST_CHECK(socket.send_phase == SendPhase::kNothing);
+  socket.send_phase = SendPhase::kSubmitted;
   socket.send_position = position;
   // What it comes to if no completion says otherwise; 0: there will be one.
   socket.send_result = {silent ? static_cast<std::int32_t>(socket.send_size) : 0, Call::kCqeSend};
@@ -24,9 +24,9 @@ void FastSends::Note(const UringRing& ring) noexcept {
     const std::uint64_t word = ring.completion(noted_).user_data;
     if (UserDataKind(word) != static_cast<std::uint8_t>(OpKind::kSend)) continue;
     Socket* const socket = slots_.Find(UserDataSlot(word), UserDataGeneration(word));
-    if (socket == nullptr || socket->interest != kSubmitted) continue;
+    if (socket == nullptr || socket->send_phase != SendPhase::kSubmitted) continue;
     socket->Unlink();
-    socket->interest = kNothing;
+    socket->send_phase = SendPhase::kNothing;
   }
 }
 
@@ -34,10 +34,10 @@ unsigned FastSends::Settle(const UringRing& ring) noexcept {
   unsigned succeeded = 0;
   while (!submitted_.empty() && ring.consumed(submitted_.front()->send_position)) {
     Socket& socket = *submitted_.PopFront();
-    socket.interest = kNothing;
+    socket.send_phase = SendPhase::kNothing;
     if (socket.send_result.value == 0) continue;
     ++succeeded;
-    socket.interest = kKnown;
+    socket.send_phase = SendPhase::kKnown;
     silent_.PushBack(socket);
     SetGuard(socket, true);
   }
@@ -45,7 +45,7 @@ unsigned FastSends::Settle(const UringRing& ring) noexcept {
 }
 
 void FastSends::Hurry(Socket& socket) noexcept {
-  HOLDFAST_CHECK(socket.interest == kKnown);
+  HOLDFAST_CHECK(socket.send_phase == SendPhase::kKnown);
   socket.Unlink();
   prompt_.PushBack(socket);
 }
@@ -57,7 +57,11 @@ Socket* FastSends::Pop() noexcept {
 void FastSends::SetGuard(const Socket& socket, bool guarded) noexcept {
   if constexpr (kPoisons) {
     for (const iovec& part : parts_[socket.slot]) {
-      guarded ? Poison(part.iov_base, part.iov_len) : Unpoison(part.iov_base, part.iov_len);
+      if (guarded) {
+        Poison(part.iov_base, part.iov_len);
+      } else {
+        Unpoison(part.iov_base, part.iov_len);
+      }
     }
   }
 }

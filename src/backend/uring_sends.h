@@ -3,8 +3,7 @@
 // A silent send (IOSQE_CQE_SKIP_SUCCESS) posts a completion only if it failed or was short, and it has
 // done so when the enter that took it returns. So after each enter, in this order: every send that has a
 // completion is struck out (Note), and then every other one that the kernel has taken succeeded in
-// full (Settle). The count of what the kernel took is exact by that (ENGINE.md 1.3: in 85,090 of
-// 85,090 checks).
+// full (Settle). The count of what the kernel took is exact by that (docs/kernel.md, "Fast sends").
 //
 // Under AddressSanitizer what a send refers to is poisoned until OnSend, but for the time of an enter,
 // since a simulated kernel is a part of this process.
@@ -17,22 +16,13 @@
 #include <span>
 #include <vector>
 
-#include "backend/poison.h"
 #include "backend/socket.h"
 #include "backend/uring_ring.h"
 #include "base/intrusive_list.h"
+#include "base/poison.h"
 #include "base/slot_map.h"
 
 namespace holdfast::internal {
-
-// Socket::interest: where its send stands, or its connect, which knows but the first and the last two.
-enum SendPhase : std::uint32_t {
-  kNothing,    // No send, or its completion is on its way.
-  kSubmitted,  // Until the kernel has taken it or answered it.
-  kKnown,      // It succeeded; OnSend has not been told.
-  kPolling,    // The pipe was full: a poll waits for room.
-  kPolled,     // There is room: the poll is being cancelled.
-};
 
 class FastSends {
  public:

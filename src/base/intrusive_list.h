@@ -127,8 +127,14 @@ class IntrusiveList {
   [[nodiscard]] Iterator end() noexcept { return Iterator(&root_); }
 
   // Requires: the element is on no list of this node type.
-  void PushBack(T& element) noexcept { LinkBefore(&root_, &static_cast<Node&>(element)); }
-  void PushFront(T& element) noexcept { LinkBefore(root_.next, &static_cast<Node&>(element)); }
+  void PushBack(T& element) noexcept {
+    ListNode* const node = &static_cast<Node&>(element);
+    HOLDFAST_CHECK(!node->linked());
+    node->prev = root_.prev;
+    node->next = &root_;
+    root_.prev->next = node;
+    root_.prev = node;
+  }
 
   // Unlinks and returns the first element; null when there is none.
   T* PopFront() noexcept {
@@ -167,14 +173,6 @@ class IntrusiveList {
 
  private:
   static T* Element(ListNode* node) noexcept { return static_cast<T*>(static_cast<Node*>(node)); }
-
-  static void LinkBefore(ListNode* position, ListNode* node) noexcept {
-    HOLDFAST_CHECK(!node->linked());
-    node->prev = position->prev;
-    node->next = position;
-    position->prev->next = node;
-    position->prev = node;
-  }
 
   ListNode root_;  // Its `next` is the first element, its `prev` the last; itself when empty.
 };

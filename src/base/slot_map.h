@@ -126,7 +126,6 @@ class SlotMap {
   // The number of payloads.
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
 
-  // Aborts unless free list and payloads agree. O(n); for tests.
   // Calls `function` for each payload, in the order of the slots. It may remove the one that it is given.
   template <class Function>
   void ForEach(Function function) {
@@ -135,6 +134,7 @@ class SlotMap {
     }
   }
 
+  // Aborts unless free list and payloads agree. O(n); for tests.
   void CheckInvariants() const {
     std::size_t used = 0;
     for (std::uint32_t slot = 0; slot < slot_count_; ++slot) {

@@ -3,43 +3,16 @@
 #include <new>
 
 #include "base/check.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define HOLDFAST_POISON_FREE_BLOCKS
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define HOLDFAST_POISON_FREE_BLOCKS
-#endif
-#endif
-
-#ifdef HOLDFAST_POISON_FREE_BLOCKS
-#include <sanitizer/asan_interface.h>
-#endif
+#include "base/poison.h"
 
 namespace holdfast::internal {
-namespace {
-
-// A block in the free list belongs to nobody: whoever still touches its bytes is stopped there.
-void Poison([[maybe_unused]] Block* block) noexcept {
-#ifdef HOLDFAST_POISON_FREE_BLOCKS
-  ASAN_POISON_MEMORY_REGION(block->data, sizeof block->data);
-#endif
-}
-
-void Unpoison([[maybe_unused]] Block* block) noexcept {
-#ifdef HOLDFAST_POISON_FREE_BLOCKS
-  ASAN_UNPOISON_MEMORY_REGION(block->data, sizeof block->data);
-#endif
-}
-
-}  // namespace
 
 BlockPool::~BlockPool() {
   HOLDFAST_CHECK(in_use_ == 0);
   while (free_list_ != nullptr) {
     Block* block = free_list_;
     free_list_ = block->next;
-    Unpoison(block);
+    Unpoison(block->data, sizeof(block->data));
     delete block;
   }
 }
@@ -49,7 +22,7 @@ Block* BlockPool::Get() noexcept {
   if (block != nullptr) {
     free_list_ = block->next;
     --free_count_;
-    Unpoison(block);
+    Unpoison(block->data, sizeof(block->data));
   } else {
     block = new (std::nothrow) Block;
     if (block == nullptr) return nullptr;
@@ -69,7 +42,8 @@ void BlockPool::Put(Block* block) noexcept {
   block->next = free_list_;
   free_list_ = block;
   ++free_count_;
-  Poison(block);
+  // It belongs to nobody now: whoever still touches its bytes is stopped there.
+  Poison(block->data, sizeof(block->data));
 }
 
 }  // namespace holdfast::internal

@@ -10,6 +10,9 @@
 #include <cstring>
 #include <utility>
 
+#include "core/error_codes.h"
+#include "core/error_table.h"
+
 namespace holdfast {
 namespace {
 
@@ -40,7 +43,23 @@ std::optional<SocketAddress> ParseV4(const std::string& host, std::uint16_t port
   return SocketAddress(reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
 
-std::optional<SocketAddress> ParseV6(const std::string& host, std::uint16_t port) {
+// Why if_nametoindex(3) failed: there is no such interface, or its own socket was refused. What the socket
+// met is mostly hidden by what glibc tries next (2.36: EMFILE ends as the ENOENT of a file in /proc).
+Error ScopeFailure(int error_number) {
+  Error error = internal::Classify(internal::Call::kConnect, error_number);
+  if (error.error_class != ErrorClass::kLocalAddress &&
+      error.error_class != ErrorClass::kResource) {
+    error = internal::Classify(internal::Call::kSocket, error_number);
+  }
+  if (error.error_class != ErrorClass::kLocalAddress &&
+      error.error_class != ErrorClass::kResource) {
+    error = {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, 0};
+  }
+  error.operation = Operation::kResolve;
+  return error;
+}
+
+std::optional<SocketAddress> ParseV6(const std::string& host, std::uint16_t port, Error* failure) {
   sockaddr_in6 address{};
   address.sin6_family = AF_INET6;
   address.sin6_port = htons(port);
@@ -51,10 +70,12 @@ std::optional<SocketAddress> ParseV6(const std::string& host, std::uint16_t port
     // An interface by name, or its index: the kernel wants the index (ipv6(7), sin6_scope_id).
     address.sin6_scope_id = if_nametoindex(scope.c_str());
     if (address.sin6_scope_id == 0) {
+      const int error_number = internal::LastErrorNumber();
       const auto [end, error] =
           std::from_chars(scope.data(), scope.data() + scope.size(), address.sin6_scope_id);
       if (error != std::errc() || end != scope.data() + scope.size() ||
           address.sin6_scope_id == 0) {
+        *failure = ScopeFailure(error_number);
         return std::nullopt;
       }
     }
@@ -164,7 +185,10 @@ bool operator==(const SocketAddress& a, const SocketAddress& b) noexcept {
   return a.size_ == b.size_ && std::memcmp(&a.storage_, &b.storage_, a.size_) == 0;
 }
 
-absl::StatusOr<Endpoint> Endpoint::Parse(std::string_view text) {
+absl::StatusOr<Endpoint> Endpoint::Parse(std::string_view text, Error* failure) {
+  Error ignored;
+  if (failure == nullptr) failure = &ignored;
+  *failure = {Operation::kResolve, ErrorClass::kInvalid, Action::kStop, 0};
   Endpoint endpoint;
   endpoint.text_ = std::string(text);
   if (constexpr std::string_view kUnix = "unix:"; text.substr(0, kUnix.size()) == kUnix) {
@@ -200,8 +224,12 @@ absl::StatusOr<Endpoint> Endpoint::Parse(std::string_view text) {
 
   const std::string host_text(host);
   if (bracketed) {
-    endpoint.literal_ = ParseV6(host_text, *number);
-    if (!endpoint.literal_.has_value()) return Bad(text, "not an IPv6 address between '[' and ']'");
+    endpoint.literal_ = ParseV6(host_text, *number, failure);
+    if (!endpoint.literal_.has_value()) {
+      return Bad(text, failure->error_class == ErrorClass::kInvalid
+                           ? "not an IPv6 address between '[' and ']'"
+                           : "the interface behind '%': " + failure->ToString());
+    }
     return endpoint;
   }
   if (host.empty()) return Bad(text, "the host is empty");

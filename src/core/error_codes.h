@@ -10,11 +10,16 @@
 
 namespace holdfast::internal {
 
+// --- For a name of the C library that has no seam in Kernel (if_nametoindex(3)).
+
+// errno, right after the call that failed.
+[[nodiscard]] inline int LastErrorNumber() noexcept { return errno; }
+
 // --- For the death of a connection (machine/death.h).
 
 // True exactly when an operation that ended with this errno says why the connection died. EPIPE only
 // says that another call was told, ECANCELED that we cancelled, EAGAIN and EINTR that nothing happened
-// yet; 0 is no error (KERNEL.md, "Death and the account").
+// yet; 0 is no error (docs/kernel.md, "Death and the account").
 [[nodiscard]] constexpr bool IsTelling(int errno_value) noexcept {
   return errno_value > 0 && errno_value != EPIPE && errno_value != ECANCELED &&
          errno_value != EAGAIN && errno_value != EINTR;

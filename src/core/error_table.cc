@@ -126,6 +126,8 @@ std::string_view ToString(Detail detail) noexcept {
       return "";
     case Detail::kUnix:
       return "unix";
+    case Detail::kIpv6:
+      return "ipv6";
     case Detail::kSynSent:
       return "syn_sent";
     case Detail::kSelfConnect:

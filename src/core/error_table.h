@@ -73,6 +73,7 @@ inline constexpr std::size_t kCallCount = static_cast<std::size_t>(Call::kGetadd
 enum class Detail : std::uint8_t {
   kNone,
   kUnix,             // The socket is AF_UNIX.
+  kIpv6,             // The socket is AF_INET6.
   kSynSent,          // No error was shown, but getpeername(2) says that the handshake is not done.
   kSelfConnect,      // The local address equals the peer's.
   kClosed,           // The stream ended and the peer's FIN did not arrive: TCP_INFO says CLOSE.
@@ -116,6 +117,7 @@ using Action::kSurface;
 using Action::kVerify;
 using Detail::kClosed;
 using Detail::kCloseWait;
+using Detail::kIpv6;
 using Detail::kLocalExhaustion;
 using Detail::kMalformedName;
 using Detail::kSelfConnect;
@@ -142,7 +144,11 @@ inline constexpr Entry kEntries[] = {
     {{kConnect, EALREADY}, kInvalid, kStop, "an earlier attempt still runs on this descriptor"},
     {{kConnect, EISCONN}, kInvalid, kStop, "already connected, or a listener"},
     {{kConnect, EAGAIN, kUnix}, kRefused, kBackOff, "the listener's backlog is full"},
-    {{kConnect, EADDRNOTAVAIL}, kResource, kBackOff, "no free port to there; no IPv6 source"},
+    {{kConnect, EADDRNOTAVAIL}, kResource, kBackOff, "no free port to there"},
+    {{kConnect, EADDRNOTAVAIL, kIpv6},
+     kUnreachable,
+     kNextAddress,
+     "no IPv6 here (off, lo down, no address yet), or no free port"},
     {{kConnect, EADDRINUSE}, kResource, kBackOff, "both addresses and ports are in use already"},
     {{kConnect, ENETUNREACH}, kUnreachable, kBackOff, "no route, or the link is down"},
     {{kConnect, EHOSTUNREACH}, kUnreachable, kBackOff, "the route says unreachable"},

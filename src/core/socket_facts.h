@@ -17,7 +17,6 @@ namespace holdfast::internal {
 
 // Values of tcpi_state that matter here. netinet/tcp.h has them, but it belongs to sys, where
 // static_asserts hold these to it.
-inline constexpr std::uint8_t kTcpEstablished = 1;
 inline constexpr std::uint8_t kTcpClose = 7;
 inline constexpr std::uint8_t kTcpCloseWait = 8;
 
@@ -29,11 +28,13 @@ struct ConnectFacts {
   int socket_error = 0;              // SO_ERROR, read when getpeername failed; else 0.
   bool self = false;                 // TCP: the local address is the peer's.
   bool is_unix = false;              // The socket is AF_UNIX.
+  bool is_ipv6 = false;              // The socket is AF_INET6.
 };
 
 // A connection at its end, after every operation on it is settled and before it is shut or closed.
 struct DeathFacts {
-  bool tcp = false;  // False on AF_UNIX, which has none of the figures below but socket_error.
+  // False on AF_UNIX, which has none of the figures below but socket_error.
+  bool tcp = false;
   bool info_valid = false;  // TCP_INFO answered, long enough for the fields here.
   std::uint8_t tcp_state = 0;
   std::uint64_t bytes_acked = 0;     // Counts the SYN of an active opener, and our FIN once acked.
@@ -41,8 +42,8 @@ struct DeathFacts {
   std::uint32_t notsent_bytes = 0;   // Written, never transmitted; counts our FIN.
   std::uint32_t rtt_us = 0;
   std::uint32_t retransmits = 0;  // Of the connection's life (tcpi_total_retrans).
-  std::uint32_t last_ack_recv_ms =
-      0;  // How long ago the peer's kernel last acknowledged something.
+  // How long ago the peer's kernel last acknowledged something.
+  std::uint32_t last_ack_recv_ms = 0;
   bool outq_valid = false;
   std::uint32_t outq = 0;  // SIOCOUTQ: written, not acknowledged; counts our FIN.
   std::uint32_t inq = 0;   // SIOCINQ: received, not read.
@@ -50,7 +51,7 @@ struct DeathFacts {
   bool own_fin = false;    // We shut the write side, so a FIN of ours has a sequence number.
 };
 
-// What giving up a live connection showed: KERNEL.md, "Giving up a live connection".
+// What giving up a live connection showed: docs/kernel.md, "Giving up a live connection".
 struct DisconnectFigures {
   bool valid = false;             // All calls succeeded.
   std::uint32_t outq_before = 0;  // SIOCOUTQ before any disconnect.

@@ -1,6 +1,6 @@
 // What became of the bytes that the kernel took: arithmetic over the figures it leaves behind.
 //
-// A successful send is no proof of anything (KERNEL.md C1). What can be known at the end of a
+// A successful send is no proof of anything (docs/kernel.md C1). What can be known at the end of a
 // connection is two boundaries in the stream of bytes written: below `acked` the peer's kernel has
 // acknowledged them, at or above `sent_boundary` they never left this host. Both are proofs, not
 // estimates: where a figure is missing or contradicts another, the boundaries move apart and more is in

@@ -17,8 +17,10 @@ namespace {
 
 Error JudgeConnect(const ConnectFacts& facts) noexcept {
   if (facts.connect_result != 0) {
-    const Error error =
-        Classify(facts.call, facts.connect_result, facts.is_unix ? Detail::kUnix : Detail::kNone);
+    Detail detail = Detail::kNone;
+    if (facts.is_unix) detail = Detail::kUnix;
+    if (facts.is_ipv6) detail = Detail::kIpv6;
+    const Error error = Classify(facts.call, facts.connect_result, detail);
     // The ring's row takes a reset during the handshake for a shutdown of our own. Nobody shuts down a
     // socket that is connecting, and what was cancelled is not judged: it is the peer's.
     if (error.error_class == ErrorClass::kCancelled) {

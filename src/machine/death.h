@@ -2,7 +2,7 @@
 //
 // The kernel tells the truth in pieces. An io_uring connect says 0 while the socket is still in
 // SYN_SENT; a reset is told to whichever call comes first and every later one looks like an orderly
-// end; a recv of 0 may be a FIN or a reset that a send was told of (KERNEL.md, findings 1, 2, 4). So
+// end; a recv of 0 may be a FIN or a reset that a send was told of (docs/kernel.md 1, 2, 4). So
 // neither a connect nor a death is judged by one return value: all is collected first, then judged
 // here, once. Pure functions, total, any thread.
 #ifndef HOLDFAST_MACHINE_DEATH_H_
@@ -20,7 +20,7 @@ namespace holdfast::internal {
 // Not failed(): connected. Otherwise why not, with Operation::kConnect, in this order:
 //   the result is an error         as the table says for its call
 //   getpeername(2) failed          as SO_ERROR says, kReset where that is 0
-//   connected to itself            kRefused: nobody listens there (KERNEL.md 4)
+//   connected to itself            kRefused: nobody listens there (docs/kernel.md 4)
 [[nodiscard]] Error JudgeConnect(const ConnectFacts& facts) noexcept;
 
 // True exactly when TCP's own figures say that the peer's FIN arrived: it counts as one received byte

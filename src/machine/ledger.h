@@ -101,9 +101,9 @@ class Ledger {
 };
 
 // When it is worth asking the kernel how much is acknowledged, so that acknowledged bytes and messages
-// are not held for long: after every 64 KiB written and after every 256 messages (DESIGN.md 3). One
-// SIOCOUTQ costs as much as a third of a send, so asking after each of them was rejected. At the
-// silence check the link asks in any case.
+// are not held for long: after every 64 KiB written and after every 256 messages. One SIOCOUTQ
+// costs as much as a third of a send, so asking after each of them was rejected. What the last of these
+// leaves is asked for by the connection: once a second while it sends nothing, until all is acknowledged.
 class TrimPolicy {
  public:
   // The kernel took `bytes`.

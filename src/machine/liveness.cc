@@ -38,7 +38,7 @@ Liveness::Step Liveness::OnDeadline(Instant now, bool everything_dispatched) noe
   GrantLeaseAfterStall(now);
 
   if (silence_.suspect) {
-    if (everything_dispatched) {
+    if (everything_dispatched || now >= SaturatingAdd(suspect_since_, options_.silence_max / 4)) {
       Stop();
       return Step::kDead;
     }
@@ -84,7 +84,7 @@ Instant Liveness::ping_deadline() const noexcept {
 
 void Liveness::Suspect(Instant now) noexcept {
   silence_.suspect = true;
-  confirm_at_ = now;
+  suspect_since_ = confirm_at_ = now;
 }
 
 // Requires: now >= next_deadline().

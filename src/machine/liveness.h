@@ -9,12 +9,13 @@
 // Two guards keep it from killing the innocent:
 //  - A deadline is confirmed one turn later. At the deadline the machine turns suspect and asks for one
 //    more turn without waiting (its next deadline is now); it judges when a wait returned everything
-//    and still no byte had come. What the kernel already has beats the deadline.
+//    and still no byte had come. What the kernel already has beats the deadline. A loop that never runs
+//    dry delivers a share of everybody's in each turn: there it judges a quarter of silence_max later.
 //  - The stall guard. When this loop itself was late by more than a quarter of silence_max (suspend,
 //    SIGSTOP, a debugger), the peer's answers may lie unread, or our ping unsent: one fresh lease of
 //    silence_max is granted, once, until the next sign of life.
 // So a death is never declared before silence_max has passed since the last sign of life, and without
-// a stall one turn after that.
+// a stall one turn after that, or a quarter of silence_max in a loop that never runs dry.
 //
 // Rejected: a timer moved by every byte (receiving is one store here, the timer is re-armed when it
 // fires); counting missed pings (one number more, and the time to notice becomes their product).
@@ -37,9 +38,9 @@ namespace holdfast::internal {
 
 struct LivenessOptions {
   Duration silence_max{0};  // 0: nothing is judged.
-  Duration ping_interval{
-      0};                 // Pings on schedule besides, for peers that want to hear them; 0: none.
-  bool has_ping = false;  // A ping text or on_heartbeat: only received bytes are life.
+  // Pings on schedule besides, for peers that want to hear them; 0: none.
+  Duration ping_interval{0};
+  bool has_ping = false;     // A ping text or on_heartbeat: only received bytes are life.
   bool kernel_life = false;  // TCP without a ping. With neither nothing is judged.
 };
 
@@ -76,7 +77,8 @@ class Liveness {
   [[nodiscard]] Instant next_deadline() const noexcept;
   // Called at next_deadline() or any time later, at most once a turn, after the completions of the
   // turn were dispatched; before the deadline it is a no-op. `everything_dispatched`: the last wait's
-  // completions are all delivered; false: more are ready now.
+  // completions are all delivered; false: more are ready now, and a suspicion that is younger than a
+  // quarter of silence_max is put off.
   [[nodiscard]] Step OnDeadline(Instant now, bool everything_dispatched) noexcept;
   // The ping did not go out, because bytes wait in the queue. It is owed: due again after a sixteenth of
   // silence_max, so that a peer which only answers pings is not called dead for our own backlog.
@@ -112,6 +114,7 @@ class Liveness {
   Instant pings_since_{};            // No ping is due before.
   Instant next_scheduled_ = kNever;  // The next ping of ping_interval.
   Instant confirm_at_{};             // While suspect: the turn after this time confirms.
+  Instant suspect_since_{};
 };
 
 }  // namespace holdfast::internal

@@ -53,8 +53,6 @@ RetryPolicy::Decision RetryPolicy::OnFailure(const Error& error, Verdict verdict
   return {wait, ClosedReason::kPermanent};
 }
 
-std::uint32_t RetryPolicy::next_attempt() const noexcept { return Incremented(attempt_); }
-
 Duration RetryPolicy::Wait(const Error& error, std::uint64_t random) const noexcept {
   BackoffOptions backoff = options_->backoff;
   if (error.action == Action::kBackOffSlow) {

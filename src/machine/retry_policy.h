@@ -64,8 +64,6 @@ class RetryPolicy {
   // The attempt on its way, or of the session that is not yet healthy: from 1; 0 once healthy and
   // before the first.
   [[nodiscard]] std::uint32_t attempt() const noexcept { return attempt_; }
-  // What attempt() will be after the next OnDial.
-  [[nodiscard]] std::uint32_t next_attempt() const noexcept;
 
  private:
   [[nodiscard]] Duration Wait(const Error& error, std::uint64_t random) const noexcept;

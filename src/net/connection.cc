@@ -16,7 +16,7 @@ namespace {
 // then twice as late each time, up to 100 ms.
 constexpr Duration kPollInitial = std::chrono::milliseconds(1);
 constexpr Duration kPollMax = std::chrono::milliseconds(100);
-// A shortage of kernel memory that lasts longer is a lost connection (ERRORS.csv, send ENOBUFS).
+// A shortage of kernel memory that lasts longer is a lost connection (tests/data/errors.csv, send ENOBUFS).
 constexpr Duration kStallMax = std::chrono::seconds(1);
 // After this long without a send what was acknowledged is let go: an idle link holds no block.
 constexpr Duration kIdleTrim = std::chrono::seconds(1);
@@ -45,6 +45,7 @@ void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& li
   received_ = 0;
   trim_.Reset();
   send_stall_ = receive_stall_ = {};
+  poll_interval_ = {};
   StartReceive();
 }
 
@@ -76,6 +77,7 @@ void Connection::Pause() noexcept {
   if (!in_use() || read_ != ReadSide::kOpen) return;
   read_ = ReadSide::kPaused;
   if (phase_ == Phase::kDraining) return held_.clear();  // It reads on, to the end, and drops.
+  receive_stall_ = {};
   core_.backend().Cancel(*socket_, OpKind::kReceive);
 }
 
@@ -95,6 +97,7 @@ void Connection::Drain(Instant deadline) noexcept {
   HOLDFAST_CHECK(phase_ == Phase::kOpen);
   phase_ = Phase::kDraining;
   drain_deadline_ = deadline;
+  poll_interval_ = {};
   if (write_ == WriteSide::kOpen) write_ = WriteSide::kClosing;
   // Paused or not, it reads to the end of file; what is paused is read and dropped.
   if (read_ == ReadSide::kPaused) held_.clear();
@@ -151,14 +154,19 @@ void Connection::OnDeadline(Instant now) noexcept {
     Lose();  // Its receive should have ended long ago.
     return;
   }
+  if (IsOver(send_stall_, socket_->send)) send_stall_ = {};
+  if (IsOver(receive_stall_, socket_->receive)) receive_stall_ = {};
   for (const Stall* stall : {&send_stall_, &receive_stall_}) {
     if (stall->since == kNever || now - stall->since <= kStallMax) continue;
     Note(stall->error);
     Lose();
     return;
   }
-  if (receive_stall_.since != kNever && read_ == ReadSide::kOpen) StartReceive();
-  if (send_stall_.since != kNever) core_.MarkDirty(*this);
+  if (std::exchange(send_stall_.waits, false)) core_.MarkDirty(*this);
+  if (std::exchange(receive_stall_.waits, false) && Reads()) {
+    StartReceive();
+    PollSoon();  // To see whether it waits for bytes now: no event says so.
+  }
   if (phase_ == Phase::kDraining) {
     ContinueDrain();
     return;
@@ -194,7 +202,8 @@ void Connection::CheckRoom() noexcept {
     return;
   }
   room_ = Room::kYes;
-  poll_interval_ = {};
+  // The interval stays: the owner may have a reason of its own to go on waiting (Refuse), and where it
+  // has none, its next bytes begin anew.
   owner_.OnWritable();
 }
 
@@ -203,7 +212,7 @@ void Connection::CheckRoom() noexcept {
 void Connection::Flush() noexcept {
   if (!in_use()) return;
   if (socket_->send != OpState::kIdle) return;  // OnSend comes back here.
-  if (send_stall_.since != kNever && poll_at_ != kNever) return;
+  if (send_stall_.waits) return;                // So does OnDeadline.
   if (write_ != WriteSide::kOpen && write_ != WriteSide::kClosing) {
     ContinueDrain();
     return;
@@ -211,11 +220,13 @@ void Connection::Flush() noexcept {
   iovec parts[kSendPartsMax];
   const std::size_t count = queue_.Gather(parts);
   if (count == 0) {
+    // An empty message: what stands before it is acknowledged, and it with that.
+    if (queue_.held() == 0) owner_.OnAcked(queue_.released());
     if (write_ == WriteSide::kClosing) {
-      // The write side alone: both would destroy what the peer is still sending (KERNEL.md). Where the
-      // connection has died already no FIN is queued, and none may be counted.
-      if (core_.kernel().Shutdown(socket_->fd, SHUT_WR) < 0) {
-        FailWrite();
+      // The write side alone: both would destroy what the peer is still sending (docs/kernel.md). Where
+      // the connection has died already no FIN is queued, and none may be counted.
+      if (const int result = core_.kernel().Shutdown(socket_->fd, SHUT_WR); result < 0) {
+        FailWrite(Classify(Call::kShutdown, -result));
         return;
       }
       write_ = WriteSide::kShut;
@@ -235,7 +246,6 @@ void Connection::OnSend(Socket&, Result result) noexcept {
   if (result.value > 0) {
     queue_.OnSent(static_cast<std::size_t>(result.value));
     trim_.OnWritten(static_cast<std::size_t>(result.value));
-    send_stall_ = {};
     poll_interval_ = {};
     if (keep_ == Keep::kUntilSent || socket_->domain == AF_UNIX) {
       queue_.Release(queue_.sent());
@@ -250,6 +260,7 @@ void Connection::OnSend(Socket&, Result result) noexcept {
     return;
   }
   if (result.ok()) {
+    send_stall_ = {};
     if (queue_.queued() > 0 || write_ == WriteSide::kClosing) {
       core_.MarkDirty(*this);
     } else {
@@ -263,19 +274,17 @@ void Connection::OnSend(Socket&, Result result) noexcept {
     Stalled(send_stall_, error);
     return;
   }
-  Note(error);
-  if (error.action == Action::kStop) {
-    Lose();  // A bug: nothing is sure any more.
-  } else {
-    FailWrite();
-  }
+  FailWrite(error);
 }
 
 // The socket is dead, and its receive is about to end: what arrived before is still delivered, and the
-// reason may be told there. Nothing to wait for where nothing is being received.
-void Connection::FailWrite() noexcept {
+// reason may be told there. Nothing to wait for where nothing is being received, or where the error is a
+// bug (kStop): then nothing is sure any more.
+void Connection::FailWrite(const Error& error) noexcept {
+  Note(error);
   write_ = WriteSide::kFailed;
-  if (socket_->receive == OpState::kIdle || read_ != ReadSide::kOpen) {
+  if (error.action == Action::kStop || socket_->receive == OpState::kIdle ||
+      read_ != ReadSide::kOpen) {
     Lose();
     return;
   }
@@ -310,7 +319,10 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
 
 void Connection::OnReceiveEnd(Result result) noexcept {
   const Error error = result.ok() ? Error{} : result.error();
-  if (error.failed() && error.action != Action::kRetryInPlace) Note(error);
+  if (error.action != Action::kRetryInPlace) {
+    receive_stall_ = {};
+    if (error.failed()) Note(error);
+  }
   if (phase_ == Phase::kLost || phase_ == Phase::kSettling) {
     core_.Defer(*this);
     return;
@@ -339,7 +351,7 @@ void Connection::OnReceiveEnd(Result result) noexcept {
                                              DeathKind::kDeclared),
                               received_);
   if (!fin) {
-    Lose();  // A reset whose error another call has taken (KERNEL.md 2).
+    Lose();  // A reset whose error another call has taken (docs/kernel.md 2).
     return;
   }
   read_ = ReadSide::kEnded;
@@ -361,14 +373,20 @@ void Connection::DeliverHeld() noexcept {
 
 void Connection::Note(const Error& error) noexcept {
   core_.Count(error);
-  if (!sticky_.failed() && IsTelling(error.code)) sticky_ = error;
+  if (error.failed() && !sticky_.failed() && IsTelling(error.code)) sticky_ = error;
 }
 
 // This host is short of something; the connection lives, and the same call is made again soon.
 void Connection::Stalled(Stall& stall, const Error& error) noexcept {
   if (stall.since == kNever) stall.since = core_.now();
   stall.error = error;
+  stall.waits = true;
   PollSoon();
+}
+
+// The call was made again, and got as far as to wait for the peer.
+bool Connection::IsOver(const Stall& stall, OpState operation) noexcept {
+  return stall.since != kNever && operation != OpState::kIdle;
 }
 
 void Connection::Lose() noexcept {
@@ -380,9 +398,13 @@ void Connection::Lose() noexcept {
 void Connection::ContinueDrain() noexcept {
   if (phase_ != Phase::kDraining) return;
   if (write_ != WriteSide::kShut || read_ != ReadSide::kEnded) return;
+  // In this order: what was acknowledged before the connection was over is not called lost.
+  const bool over = ReadTcpState(core_.kernel(), socket_->fd) == kTcpClose;
   const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
   if (unacked.value_or(0) == 0) {
     Settle(Error::Cancelled());
+  } else if (over) {
+    Lose();  // By a reset, which ends nothing that is armed here; the figure stands still for ever.
   } else {
     PollSoon();
   }

@@ -2,13 +2,14 @@
 //
 // It sends what is queued, once a turn; it hands on what is received; and when the connection ends, for
 // whatever reason, it waits until nothing of it is in flight, reads the figures, and says once why it
-// ended and which bytes the peer's kernel has (KERNEL.md, "Death and the account"). A connection that is
-// given up alive is disconnected twice, so that the kernel sends nothing that was called unsent.
+// ended and which bytes the peer's kernel has (docs/kernel.md, "Death and the account"). A connection
+// that is given up alive is disconnected twice, so that the kernel sends nothing that was called unsent.
 //
-//              Drain                       all settled
-//     kOpen ----------> kDraining ----+---------------> kNone --> OnSettled
-//       |   a failure,      |         |
-//       +--- Settle --------+--> kSettling
+//     kOpen --- Drain ---> kDraining --- drained, or its deadline -+
+//       |                      |                                   |
+//       +----- a failure ------+---> kLost: OnLost                 |
+//       |                      |       |                           v
+//       +----------------------+-------+-------- Settle ---> kSettling --- idle ---> kNone: OnSettled
 //
 // It owns no timer: it names its next deadline. Wire offsets count bytes of the session from 0, here and
 // in the queue and the ledger, above any byte transform that may come below.
@@ -33,7 +34,8 @@ namespace holdfast::internal {
 
 // How a connection ended. Wire offsets of the session.
 struct SessionEnd {
-  Error error{};  // Not failed(): drained in good order.
+  // Always failed(). kCancelled: closed by us, or drained in good order.
+  Error error{};
   WireAccount account{};
   DeathFacts facts{};
   bool delivered = false;        // Everything that was accepted is with the peer's kernel.
@@ -41,8 +43,9 @@ struct SessionEnd {
   std::uint64_t bytes_received = 0;
 };
 
-// Each call is the last thing that the connection does before it returns to the loop; the owner may
-// destroy its handle in it. None runs inside a call of the owner's.
+// Each call but OnAcked and OnDeadlineChanged is the last thing that the connection does before it
+// returns to the loop; the owner may destroy its handle in it, and it runs inside no call of the
+// owner's but OnDeadline.
 class ConnectionOwner {
  public:
   virtual void OnBytes(std::span<const std::byte> bytes) noexcept = 0;
@@ -51,10 +54,12 @@ class ConnectionOwner {
   // It is lost: nothing more is received or sent. Settle() is due.
   virtual void OnLost() noexcept = 0;
   virtual void OnWritable() noexcept = 0;
-  // Bytes below `boundary` are acknowledged by the peer's kernel (what is kept), or taken by ours.
+  // Bytes below `boundary` are acknowledged by the peer's kernel (what is kept), or taken by ours. May
+  // run inside MakeRoom, and in the middle of things: nothing may be ended in it.
   virtual void OnAcked(std::uint64_t boundary) noexcept = 0;
   virtual void OnSettled(const SessionEnd& end) noexcept = 0;
-  // next_deadline() is earlier than it was.
+  // next_deadline() is earlier than it was. May run inside Drain, Send and Refuse, and in the middle of
+  // things: nothing may be ended in it.
   virtual void OnDeadlineChanged() noexcept = 0;
 
  protected:
@@ -110,13 +115,10 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
 
   [[nodiscard]] Instant next_deadline() const noexcept;
   void OnDeadline(Instant now) noexcept;
-  // Spends one SIOCOUTQ to learn what is acknowledged, and lets go of it.
-  void Trim() noexcept;
   // When the peer's kernel last acknowledged something; nullopt where the kernel cannot say.
   [[nodiscard]] std::optional<Instant> LastAck() const noexcept;
 
   [[nodiscard]] int fd() const noexcept { return socket_ == nullptr ? -1 : socket_->fd; }
-  [[nodiscard]] int domain() const noexcept { return socket_ == nullptr ? 0 : socket_->domain; }
   [[nodiscard]] bool writable() const noexcept { return room_ == Room::kYes; }
   [[nodiscard]] bool can_send() const noexcept {
     return phase_ == Phase::kOpen && write_ == WriteSide::kOpen;
@@ -159,25 +161,34 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
     kNo,       // The high mark was reached; OnWritable at the low mark.
     kRefused,  // A Send was refused; OnWritable at the low mark and with half of the limit free.
   };
-  // A run of answers that this host is short of something.
+  // A run of answers that this host is short of something. It is over once the call, made again, is
+  // under way: it lasts only while the call fails and waits to be made again.
   struct Stall {
     Instant since = kNever;  // Of the first; kNever: there is none.
     Error error{};           // The last.
+    bool waits = false;      // To be made again, at the next poll.
   };
 
   [[nodiscard]] bool in_use() const noexcept {
     return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
   }
+  // What is paused is read all the same once it drains.
+  [[nodiscard]] bool Reads() const noexcept {
+    return read_ == ReadSide::kOpen || phase_ == Phase::kDraining;
+  }
+  [[nodiscard]] static bool IsOver(const Stall& stall, OpState operation) noexcept;
   void StartReceive() noexcept;
   void DeliverHeld() noexcept;
   void OnReceiveEnd(Result result) noexcept;
   void Note(const Error& error) noexcept;
   void Stalled(Stall& stall, const Error& error) noexcept;
-  void FailWrite() noexcept;
+  void FailWrite(const Error& error) noexcept;
   void Lose() noexcept;
   void ContinueDrain() noexcept;
   void CheckRoom() noexcept;
   void PollSoon() noexcept;
+  // Spends one SIOCOUTQ to learn what is acknowledged, and lets go of it.
+  void Trim() noexcept;
   void TrimLater() noexcept;
   void Finish() noexcept;
   [[nodiscard]] WireAccount ReadAccount(const DeathFacts& facts) noexcept;

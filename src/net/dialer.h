@@ -36,7 +36,7 @@ class DialerOwner {
   virtual void OnDialed(Dialed dialed) noexcept = 0;
   // The attempt failed. Nothing is in flight.
   virtual void OnDialFailed(const Error& error, const SocketAddress& peer) noexcept = 0;
-  // After Cancel: nothing is in flight any more.
+  // After Cancel of a connect: nothing is in flight any more.
   virtual void OnDialCancelled() noexcept = 0;
   // next_deadline() is earlier than it was. Not the last thing: nothing may be ended in it.
   virtual void OnDeadlineChanged() noexcept = 0;
@@ -62,7 +62,8 @@ class Dialer final : public SocketEvents, public ResolverClient {
   // Requires: !busy(). Called from the loop: may call the owner before it returns. `endpoint` was
   // checked when the options were; `index` is its place among them.
   void Start(const Endpoint& endpoint, std::size_t index, const DialOptions& options);
-  // Requires: busy(). OnDialCancelled follows, from the loop; a look-up is simply forgotten.
+  // Requires: busy(). During a look-up, which is simply forgotten: busy() is false at once, and nothing
+  // follows. Else OnDialCancelled follows, from the loop, and busy() is true until then.
   void Cancel() noexcept;
   [[nodiscard]] bool busy() const noexcept { return stage_ != Stage::kIdle; }
 

@@ -97,12 +97,16 @@ void LinkCore::Dial() {
   policy_.OnDial(core_.now());
   ++stats_.dials;
   const std::string& text = options_->endpoints[endpoint_];
-  const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(text);
-  HOLDFAST_CHECK(endpoint.ok());  // Create has parsed it.
-  dialer_.Start(*endpoint, endpoint_,
-                {.socket = &options_->socket,
-                 .connect_timeout = options_->connect_timeout,
-                 .attempt_timeout = options_->attempt_timeout});
+  // Anew for every attempt, for the sake of a scope: its interface may be another by now, or gone.
+  Error failure;
+  if (const auto endpoint = Endpoint::Parse(text, &failure); endpoint.ok()) {
+    dialer_.Start(*endpoint, endpoint_,
+                  {.socket = &options_->socket,
+                   .connect_timeout = options_->connect_timeout,
+                   .attempt_timeout = options_->attempt_timeout});
+  } else {
+    OnDialFailed(failure, {});  // As Start does with an attempt that fails at once.
+  }
   Rearm();
   ReportState();
   Call(options_->on_dial, policy_.attempt(), text);
@@ -301,7 +305,6 @@ void LinkCore::OnTimer() noexcept {
 }
 
 void LinkCore::OnLivenessDeadline() noexcept {
-  connection_.Trim();  // The silence check: an idle link holds no block.
   switch (liveness_.OnDeadline(core_.now(), core_.everything_dispatched())) {
     case Liveness::Step::kNone:
       return;

@@ -99,8 +99,8 @@ void LinkCore::Discard() noexcept {
 // --- What the user asks for.
 
 void LinkCore::Drop(const Error& error) {
-  declared_ = error;
-  Fire(LinkEvent::kDrop, error);
+  declared_ = error.failed() ? error : Error::Protocol();
+  Fire(LinkEvent::kDrop, declared_);
 }
 
 void LinkCore::Close(Duration drain, ClosedReason reason) {

@@ -13,7 +13,9 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
                                                                ListenerOptions options,
                                                                void* user) {
   if (absl::Status status = ValidateListenerOptions(options); !status.ok()) return status;
-  const SocketAddress address = *Endpoint::Parse(options.endpoint)->literal();
+  const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(options.endpoint);
+  if (!endpoint.ok()) return endpoint.status();  // A scope whose interface has just gone.
+  const SocketAddress address = *endpoint->literal();
   std::unique_ptr<ListenerCore> listener(new ListenerCore(core, std::move(options), user));
   Socket& socket = listener->socket_;
   if (const int result = core.backend().Open(socket, address.family()); result < 0) {

@@ -48,8 +48,10 @@ Error PrepareToConnect(Kernel& kernel, int fd, int domain, const SocketOptions& 
   if (set.failed() && set.action != Action::kIgnore) return set;
   if (options.on_socket) options.on_socket(fd);
   if (options.bind_address.empty()) return {};
-  const absl::StatusOr<Endpoint> source = Endpoint::Parse(options.bind_address);
-  if (!source.ok() || !source->literal().has_value() || source->literal()->family() != domain) {
+  Error failure;
+  const absl::StatusOr<Endpoint> source = Endpoint::Parse(options.bind_address, &failure);
+  if (!source.ok()) return failure;  // Create has parsed it: its scope cannot be looked up now.
+  if (!source->literal().has_value() || source->literal()->family() != domain) {
     // Of another family than this address: the endpoint's next one may fit.
     return {Operation::kBind, ErrorClass::kUnsupported, Action::kNextAddress, 0};
   }

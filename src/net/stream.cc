@@ -59,12 +59,11 @@ void StreamCore::Start(std::shared_ptr<const StreamOptions> options, void* user)
   const bool paused = stage_ == Stage::kUnstartedPaused;
   stage_ = Stage::kOpen;
   const StreamOptions defaults;
-  const bool marks_hold = options_->queue_low > 0 && options_->queue_high >= options_->queue_low &&
-                          options_->queue_max >= options_->queue_high;
-  const StreamOptions& marks = marks_hold ? *options_ : defaults;
-  drain_ = options_->drain >= Duration::zero() ? options_->drain : defaults.drain;
-  connection_.Open(std::move(socket_),
-                   {.high = marks.queue_high, .low = marks.queue_low, .max = marks.queue_max});
+  const StreamOptions& numbers = ValidateStreamOptions(*options_).ok() ? *options_ : defaults;
+  drain_ = numbers.drain;
+  connection_.Open(
+      std::move(socket_),
+      {.high = numbers.queue_high, .low = numbers.queue_low, .max = numbers.queue_max});
   if (paused) connection_.Pause();
 }
 
@@ -109,7 +108,7 @@ void StreamCore::Drop(const Error& error) {
   if (unstarted()) return CloseUnstarted();
   if (stage_ == Stage::kClosed) return;
   stage_ = Stage::kClosing;
-  connection_.Settle(error);
+  connection_.Settle(error.failed() ? error : Error::Protocol());
 }
 
 SocketAddress StreamCore::local() const noexcept {

@@ -193,6 +193,7 @@ absl::Status ReactorCore::Run(Instant until) {
     const bool stopping = stop_.exchange(false, std::memory_order_acq_rel);
     if (stopping || now_ >= until) {
       Turn(now_);
+      if (embed_fd_ >= 0) RearmEmbedding();  // Another loop may take over.
       return absl::OkStatus();
     }
     Turn(until);
@@ -224,8 +225,8 @@ void ReactorCore::Turn(Instant until) {
   RunMail();
   RunDeferred();
   Flush();
-  in_turn_ = false;
   BuryAll();
+  in_turn_ = false;
   turn_max_ = std::max<Duration>(turn_max_, kernel_.ClockNow() - begin);
   WaitUntil(until);
 }
@@ -256,7 +257,9 @@ void ReactorCore::BuryAll() noexcept {
 
 void ReactorCore::WaitUntil(Instant deadline) noexcept {
   deadline = std::min(deadline, wheel_.next_deadline());
-  const bool busy = !deferred_.empty() || !everything_dispatched_ || backend_->HasReady();
+  // What was buried may have run destructors of the user's, which send, post and defer like a callback.
+  const bool busy = !deferred_.empty() || !dirty_.empty() || !mailbox_.empty() ||
+                    !everything_dispatched_ || backend_->HasReady();
   Duration timeout = Duration::zero();
   if (mailbox_.BeginSleep() && !busy && !stop_.load(std::memory_order_relaxed)) {
     const Instant now = kernel_.ClockNow();
@@ -389,8 +392,9 @@ void ReactorCore::RearmEmbedding() noexcept {
   const bool no_news = mailbox_.BeginSleep();
   if (embed_fd_ < 0) return;
   Instant deadline = wheel_.next_deadline();
-  if (!no_news || !mailbox_.empty() || stop_.load(std::memory_order_relaxed) ||
-      !deferred_.empty() || !dirty_.empty() || !everything_dispatched_ || backend_->HasReady()) {
+  // A Stop is for Run: no Poll uses it up, so it makes nothing readable.
+  if (!no_news || !mailbox_.empty() || !deferred_.empty() || !dirty_.empty() ||
+      !everything_dispatched_ || backend_->HasReady()) {
     deadline = Instant::min();
   }
   // A deadline that has passed keeps the timerfd readable until it is armed anew.

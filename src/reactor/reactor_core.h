@@ -1,7 +1,8 @@
 // The reactor behind the public class: the turn, and what everything on floor 5 stands on.
 //
 // The order of a turn is fixed (reactor.h): completions, timers, posts, deferred work, flush, burial,
-// wait. Each step has a budget, so that none can starve the next:
+// wait. No step can starve the next: completions and timers have a budget, posts and deferred work take
+// what was there when the step began, and flush asks each dirty connection:
 //
 //     +-> completions (128) -> timers (256) -> posts -> deferred -> flush -> bury -> wait --+
 //     +--------------------------------------------------------------------------------------+

@@ -13,7 +13,7 @@ namespace holdfast::internal {
 namespace {
 
 // net/tcp_states.h, which user space does not get; asserted against the constants of the machines.
-static_assert(kTcpEstablished == 1 && kTcpClose == 7 && kTcpCloseWait == 8);
+static_assert(kTcpClose == 7 && kTcpCloseWait == 8);
 
 // Older kernels answer a shorter TCP_INFO: what follows up to here is what we need (Linux 4.6).
 constexpr std::size_t kTcpInfoNeeded =
@@ -69,6 +69,7 @@ ConnectFacts ReadConnectFacts(Kernel& kernel, int fd, int domain, Call call,
   facts.connect_result = connect_result;
   facts.call = call;
   facts.is_unix = domain == AF_UNIX;
+  facts.is_ipv6 = domain == AF_INET6;
   if (connect_result != 0) return facts;
   sockaddr_storage storage{};
   socklen_t size = sizeof(storage);
@@ -114,6 +115,12 @@ std::optional<std::uint32_t> ReadUnacked(Kernel& kernel, int fd) noexcept {
   return static_cast<std::uint32_t>(value);
 }
 
+std::optional<std::uint8_t> ReadTcpState(Kernel& kernel, int fd) noexcept {
+  tcp_info info;
+  if (!ReadTcpInfo(kernel, fd, &info)) return std::nullopt;
+  return info.tcpi_state;
+}
+
 std::optional<Duration> ReadLastAckAge(Kernel& kernel, int fd) noexcept {
   tcp_info info;
   if (!ReadTcpInfo(kernel, fd, &info)) return std::nullopt;
@@ -148,6 +155,9 @@ int ApplySettings(Kernel& kernel, int fd, int domain, const SocketSettings& sett
   set(settings.send_buffer > 0, SOL_SOCKET, SO_SNDBUF, settings.send_buffer);
   set(settings.receive_buffer > 0, SOL_SOCKET, SO_RCVBUF, settings.receive_buffer);
   set(settings.nodelay && IsTcp(domain), IPPROTO_TCP, TCP_NODELAY, 1);
+  // An urgent byte (tcp(7), MSG_OOB) is then read like any other. Taken out of the stream it would be
+  // counted as received and never be read, and so look like the peer's FIN (machine/death.h).
+  set(IsTcp(domain), SOL_SOCKET, SO_OOBINLINE, 1);
   return result;
 }
 

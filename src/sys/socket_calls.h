@@ -24,7 +24,8 @@ namespace holdfast::internal {
                                             int connect_result) noexcept;
 
 // TCP_INFO, SIOCOUTQ, SIOCINQ, SO_ERROR: read once, between the last completion and close. SO_ERROR of a
-// TCP connection is not read when its death is declared: it may be alive, and then it lies (KERNEL.md 5).
+// TCP connection is not read when its death is declared: it may be alive, and then it lies
+// (docs/kernel.md 5).
 enum class DeathKind { kOfItself, kDeclared };
 [[nodiscard]] DeathFacts ReadDeathFacts(Kernel& kernel, int fd, int domain, bool own_fin,
                                         DeathKind kind) noexcept;
@@ -32,16 +33,19 @@ enum class DeathKind { kOfItself, kDeclared };
 // SIOCOUTQ, tcp(7): bytes written and not acknowledged (our FIN counts as one). nullopt on failure.
 [[nodiscard]] std::optional<std::uint32_t> ReadUnacked(Kernel& kernel, int fd) noexcept;
 
+// tcpi_state; nullopt when TCP_INFO is not to be had.
+[[nodiscard]] std::optional<std::uint8_t> ReadTcpState(Kernel& kernel, int fd) noexcept;
+
 // How long ago the peer's kernel last acknowledged something (tcpi_last_ack_recv); nullopt when TCP_INFO
 // is not to be had.
 [[nodiscard]] std::optional<Duration> ReadLastAckAge(Kernel& kernel, int fd) noexcept;
 
 // Gives a live connection up exactly: connect(AF_UNSPEC) twice with the figures read between and after
-// (KERNEL.md, "Giving up a live connection"). Sends a RST; the descriptor stays open.
+// (docs/kernel.md, "Giving up a live connection"). Sends a RST; the descriptor stays open.
 [[nodiscard]] DisconnectFigures DisconnectTwice(Kernel& kernel, int fd,
                                                 std::uint32_t outq_before) noexcept;
 
-// setsockopt(2) calls. 0, or -errno of the first that failed.
+// setsockopt(2) calls: these, and SO_OOBINLINE on every TCP socket. 0, or -errno of the first that failed.
 struct SocketSettings {
   bool nodelay = false;
   int send_buffer = 0;

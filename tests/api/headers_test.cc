@@ -72,7 +72,7 @@ static_assert(SaturatingAdd(kNever, -1s) == kNever);
 static_assert(SaturatingAdd(Instant{}, Duration::max()) == kNever);
 static_assert(SaturatingAdd(Instant{}, 5ns) == Instant(5ns));
 
-// The defaults that DESIGN names.
+// The defaults that users may count on.
 TEST(DefaultsTest, AreThoseOfTheHeaders) {
   const LinkOptions link;
   EXPECT_EQ(link.backoff.initial, 100ms);

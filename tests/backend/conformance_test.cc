@@ -1223,6 +1223,21 @@ TEST_P(ConformanceTest, WakeBeforeWaitIsNotLost) {
   EXPECT_LE(world().TurnFor(kQuietSpell), kWaitsInQuiet);
 }
 
+// Whoever embeds the backend may also let it sleep by itself.
+TEST_P(ConformanceTest, WakeBeforeWaitIsNotLostOnceTheDescriptorWasAskedFor) {
+  ASSERT_GE(world().backend().fd(), 0);
+  for (int i = 0; i < 3; ++i) world().Turn();
+  for (int i = 0; i < 3; ++i) {
+    world().backend().Wake();
+    const Instant begin = world().Now();
+    world().Wait(kPatience);
+    ASSERT_LT(world().Now() - begin, kPatience);
+    // And it is used up.
+    world().Dispatch();
+    EXPECT_LE(world().TurnFor(kQuietSpell), kWaitsInQuiet);
+  }
+}
+
 TEST_P(ConformanceTest, WakeFromAnotherThreadIsNeverLost) {
   if (!GetParam().real) GTEST_SKIP() << "no threads in a simulated kernel";
   constexpr int kRounds = 3'000;

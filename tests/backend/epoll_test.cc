@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "backend/poison.h"
 #include "backend_fixture.h"
+#include "base/poison.h"
 #include "sys/fault_kernel.h"
 #include "wait_spy.h"
 
@@ -118,7 +118,7 @@ TEST_F(EpollTest, AnInterruptedConnectCanStillBeRefused) {
   socket.Connect(nowhere);
 
   ASSERT_TRUE(world().Await([&] { return !socket.connects.empty(); }));
-  // connect(2) had taken the errno; what is left is a socket without a peer (KERNEL.md, 1).
+  // connect(2) had taken the errno; what is left is a socket without a peer (docs/kernel.md 1).
   if (socket.connects[0].ok()) {
     TestAddress peer;
     EXPECT_EQ(kernel_.GetPeerName(socket.socket.fd, peer.get(), &peer.size), -ENOTCONN);

@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/poison.h"
 #include "backend_fixture.h"
+#include "base/poison.h"
 #include "base/random.h"
 #include "sys/fault_kernel.h"
 
@@ -595,6 +595,24 @@ TEST_F(UringTest, APollThatFailsEndsTheSendWithTheErrno) {
 
   ASSERT_TRUE(world().Await([&] { return socket.sends.size() == 1; }));
   EXPECT_EQ(socket.sends[0].value, -ENOMEM);
+}
+
+// Every Watcher of a reactor stands behind this one poll.
+TEST_F(UringTest, AWatchOutlivesAShortageOfMemory) {
+  const int event_fd = kernel_.EventFd();
+  ASSERT_GE(event_fd, 0);
+  int calls = 0;
+  const int rule =
+      kernel_.InjectRingOp({.op = RingOp::kPollAdd, .result = -ENOMEM, .count = 2, .fd = event_fd});
+  ASSERT_EQ(world().backend().SetWatch(
+                event_fd, [](void* count) { ++*static_cast<int*>(count); }, &calls),
+            0);
+  const std::uint64_t one = 1;
+  ASSERT_EQ(kernel_.Write(event_fd, &one, sizeof(one)), 8);
+  EXPECT_TRUE(world().Await([&] { return calls > 0; }));
+  EXPECT_EQ(kernel_.hits(rule), 2u);
+  EXPECT_EQ(world().backend().SetWatch(-1, nullptr, nullptr), 0);
+  kernel_.Close(event_fd);
 }
 
 TEST_F(UringTest, ASilentSendThatFailsIsToldAndWakes) {

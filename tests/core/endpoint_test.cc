@@ -93,6 +93,17 @@ TEST(SocketAddressTest, NothingIsEmpty) {
   EXPECT_EQ(nothing, SocketAddress());
 }
 
+TEST(EndpointTest, AScopeThatCannotBeLookedUpIsNotTakenForABadText) {
+  Error failure;
+  EXPECT_FALSE(Endpoint::Parse("[fe80::1%nosuchthing0]:1", &failure).ok());
+  EXPECT_EQ(failure,
+            (Error{Operation::kResolve, ErrorClass::kLocalAddress, Action::kBackOff, ENODEV}));
+  EXPECT_FALSE(Endpoint::Parse("[fe80:::%1]:1", &failure).ok());
+  EXPECT_EQ(failure.error_class, ErrorClass::kInvalid);
+  EXPECT_FALSE(Endpoint::Parse("host", &failure).ok());
+  EXPECT_EQ(failure.error_class, ErrorClass::kInvalid);
+}
+
 TEST(SocketAddressTest, AddressesCompareByTheirBytes) {
   EXPECT_EQ(Literal("127.0.0.1:1"), Literal("127.0.0.1:1"));
   EXPECT_FALSE(Literal("127.0.0.1:1") == Literal("127.0.0.1:2"));

@@ -12,6 +12,8 @@
 namespace holdfast::internal {
 namespace {
 
+constexpr std::uint8_t kTcpEstablished = 1;  // tcpi_state of a live connection, netinet/tcp.h.
+
 // --- A connection that the kernel ended.
 
 DeathFacts Dead(std::uint64_t bytes_acked, std::uint32_t outq, std::uint32_t notsent,
@@ -26,7 +28,7 @@ DeathFacts Dead(std::uint64_t bytes_acked, std::uint32_t outq, std::uint32_t not
           .own_fin = own_fin};
 }
 
-// The measured deaths of KERNEL.md C1, active openers all. What the account must say of them is what
+// The measured deaths of docs/kernel.md C1, active openers all. What the account must say of them is what
 // was measured to be true at the peer.
 struct MeasuredDeath {
   std::string_view name;

@@ -12,6 +12,7 @@ namespace holdfast::internal {
 namespace {
 
 constexpr Error kNoError{};
+constexpr std::uint8_t kTcpEstablished = 1;  // tcpi_state of a live connection, netinet/tcp.h.
 
 // --- A connect.
 
@@ -31,6 +32,14 @@ TEST(JudgeConnectTest, AnErrorOfTheResultIsSortedAsTheTableSaysForItsCall) {
   const ConnectFacts reset{.connect_result = ECONNRESET, .call = Call::kConnectResult};
   EXPECT_EQ(JudgeConnect(reset),
             (Error{Operation::kConnect, ErrorClass::kReset, Action::kBackOff, ECONNRESET}));
+}
+
+TEST(JudgeConnectTest, WithoutAnAddressOfItsOwnAnIpv6SocketIsUnreachableOnBothBackends) {
+  for (const Call call : {Call::kConnect, Call::kCqeConnect}) {
+    const ConnectFacts facts{.connect_result = EADDRNOTAVAIL, .call = call, .is_ipv6 = true};
+    EXPECT_EQ(JudgeConnect(facts), (Error{Operation::kConnect, ErrorClass::kUnreachable,
+                                          Action::kNextAddress, EADDRNOTAVAIL}));
+  }
 }
 
 TEST(JudgeConnectTest, AResetDuringTheHandshakeIsThePeersOnBothBackends) {
@@ -66,7 +75,7 @@ TEST(JudgeConnectTest, AnAttemptThatEndedIsNeverToldToTryAgainInPlace) {
   }
 }
 
-// KERNEL.md 1: io_uring says 0 while the socket is in SYN_SENT; SO_ERROR has the reason.
+// docs/kernel.md 1: io_uring says 0 while the socket is in SYN_SENT; SO_ERROR has the reason.
 TEST(JudgeConnectTest, ResultZeroWithoutAPeerIsWhatSoErrorTells) {
   const ConnectFacts facts{
       .call = Call::kCqeConnect, .peer_name_error = ENOTCONN, .socket_error = EHOSTUNREACH};
@@ -85,7 +94,7 @@ TEST(JudgeConnectTest, AskingAClosedDescriptorForItsPeerStaysABug) {
   EXPECT_EQ(JudgeConnect({.peer_name_error = EBADF}).error_class, ErrorClass::kInvalid);
 }
 
-// KERNEL.md 4.
+// docs/kernel.md 4.
 TEST(JudgeConnectTest, AConnectionToOurselvesIsRefused) {
   EXPECT_EQ(JudgeConnect({.call = Call::kCqeConnect, .self = true}),
             (Error{Operation::kConnect, ErrorClass::kRefused, Action::kBackOff, 0}));
@@ -156,12 +165,12 @@ TEST(JudgeDeathTest, TheFinIsAnEndInGoodOrderInEveryState) {
 
 TEST(JudgeDeathTest, TheFinBeatsEveryErrorThatCameAfterIt) {
   DeathFacts facts = TcpFacts(true);
-  facts.socket_error = EPIPE;  // KERNEL.md C1: FIN, write 500, SO_ERROR says EPIPE.
+  facts.socket_error = EPIPE;  // docs/kernel.md C1: FIN, write 500, SO_ERROR says EPIPE.
   const Error sticky = Classify(Call::kSend, ECONNRESET);
   EXPECT_EQ(JudgeDeath(facts, sticky, false, kRead), kEndInGoodOrder);
 }
 
-// KERNEL.md 2: with a send blocked, the reset is told to the send and recv says 0.
+// docs/kernel.md 2: with a send blocked, the reset is told to the send and recv says 0.
 TEST(JudgeDeathTest, ARecvOfZeroWithoutTheFinIsTheResetThatASendWasToldOf) {
   const Error sticky = Classify(Call::kCqeSend, ECONNRESET);
   EXPECT_EQ(JudgeDeath(TcpFacts(false), sticky, true, kRead), sticky);
@@ -179,7 +188,7 @@ TEST(JudgeDeathTest, SoErrorTellsWhatNoOperationWasTold) {
   facts.socket_error = ETIMEDOUT;
   EXPECT_EQ(JudgeDeath(facts, kNoError, true, kRead),
             (Error{Operation::kReceive, ErrorClass::kTimeout, Action::kBackOff, ETIMEDOUT}));
-  facts.socket_error = ECONNREFUSED;  // KERNEL.md 7: not "nobody listens".
+  facts.socket_error = ECONNREFUSED;  // docs/kernel.md 7: not "nobody listens".
   EXPECT_EQ(JudgeDeath(facts, kNoError, false, kRead).error_class, ErrorClass::kUnreachable);
 }
 

@@ -27,8 +27,8 @@ constexpr LinkEvent kUserEvents[] = {LinkEvent::kStart, LinkEvent::kRetryNow, Li
 static_assert(std::size(kStates) == kLinkStateCount);
 static_assert(std::size(kEvents) == kLinkEventCount);
 
-// What DESIGN says may happen in each state besides what a user may always do. Written by hand from
-// the description of the states, not from the table.
+// What may happen in each state besides what a user may always do. Written by hand from the description
+// of the states (docs/link.md), not from the table.
 const std::map<LinkState, std::set<LinkEvent>>& InnerEvents() {
   static const std::map<LinkState, std::set<LinkEvent>> kInner = {
       {LinkState::kIdle, {}},

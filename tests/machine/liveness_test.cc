@@ -191,6 +191,31 @@ TEST_F(LivenessTest, NothingIsJudgedWhileMoreIsReady) {
   EXPECT_EQ(Deadline(seconds(20) + milliseconds(5)), Step::kDead);
 }
 
+// A loop that never runs dry puts the judgement off by a quarter of silence_max, and no longer.
+TEST_F(LivenessTest, ALoopThatNeverRunsDryJudgesAfterAQuarter) {
+  Use(kPings);
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  ASSERT_EQ(Deadline(seconds(20), kMoreIsReady), Step::kNone);
+  for (Duration now = seconds(20); now < seconds(25); now += milliseconds(500)) {
+    ASSERT_EQ(Deadline(now, kMoreIsReady), Step::kNone);
+    ASSERT_TRUE(life.suspect());
+  }
+  EXPECT_EQ(Deadline(seconds(25), kMoreIsReady), Step::kDead);
+}
+
+TEST_F(LivenessTest, EverySuspicionHasAQuarterOfItsOwn) {
+  Use(kPings);
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  ASSERT_EQ(Deadline(seconds(20), kMoreIsReady), Step::kNone);
+  ASSERT_EQ(Deadline(seconds(24), kMoreIsReady), Step::kNone);
+  life.OnReceived(At(seconds(24)));
+  ASSERT_EQ(Deadline(seconds(34)), Step::kPing);
+  ASSERT_EQ(Deadline(seconds(44), kMoreIsReady), Step::kNone);
+  EXPECT_EQ(Deadline(seconds(48), kMoreIsReady), Step::kNone);
+  EXPECT_EQ(Deadline(seconds(49) - Duration(1), kMoreIsReady), Step::kNone);
+  EXPECT_EQ(Deadline(seconds(49), kMoreIsReady), Step::kDead);
+}
+
 TEST_F(LivenessTest, NobodyIsDeadInTheTurnOfTheDeadlineItself) {
   Use(kPings);
   ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
@@ -531,7 +556,11 @@ class LoopSimulation {
           ASSERT_GE(silence, options_.silence_max);  // The only reason to be called for nothing.
           ASSERT_TRUE(life_.suspect());
         }
-        suspected_ = life_.suspect();
+        if (suspected_ && !stalled) {
+          ASSERT_FALSE(everything);
+          ASSERT_LT(now_, suspected_at_ + options_.silence_max / 4);
+        }
+        Note(life_.suspect());
         ASSERT_EQ(suspected_, silence >= options_.silence_max);
         break;
       case Step::kPing:
@@ -551,13 +580,13 @@ class LoopSimulation {
                                  : last;
         life_.OnKernelLife(At(ack), At(now_));
         if (ack > last) NoteLife(ack);
-        suspected_ = now_ - life_times_.back() >= options_.silence_max;
+        Note(now_ - life_times_.back() >= options_.silence_max);
         ASSERT_EQ(life_.suspect(), suspected_);
         break;
       }
       case Step::kDead:
         ASSERT_TRUE(suspected_);
-        ASSERT_TRUE(everything);
+        ASSERT_TRUE(everything || now_ >= suspected_at_ + options_.silence_max / 4);
         ASSERT_GE(silence, options_.silence_max);
         ASSERT_EQ(life_.next_deadline(), kNever);
         dead_ = true;
@@ -573,6 +602,10 @@ class LoopSimulation {
     }
   }
 
+  void Note(bool suspected) {
+    if (suspected && !suspected_) suspected_at_ = now_;
+    suspected_ = suspected;
+  }
   void NoteLife(Duration when) {
     life_times_.push_back(when);
     pinged_ = suspected_ = lease_granted_ = false;
@@ -587,6 +620,7 @@ class LoopSimulation {
   std::vector<Duration> life_times_;  // Signs of life, and leases.
   bool pinged_ = false;
   bool suspected_ = false;
+  Duration suspected_at_{0};
   bool lease_granted_ = false;
   bool dead_ = false;
 };

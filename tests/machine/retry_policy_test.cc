@@ -52,11 +52,9 @@ class RetryPolicyTest : public testing::Test {
 
 TEST_F(RetryPolicyTest, AttemptsCountFromOneSinceHealthy) {
   EXPECT_EQ(policy.attempt(), 0u);
-  EXPECT_EQ(policy.next_attempt(), 1u);
 
   policy.OnDial(At({}));
   EXPECT_EQ(policy.attempt(), 1u);
-  EXPECT_EQ(policy.next_attempt(), 2u);
 
   static_cast<void>(policy.OnFailure(kRefused, Verdict::kByClass, At({}), kLowest));
   EXPECT_EQ(policy.attempt(), 1u);
@@ -65,7 +63,6 @@ TEST_F(RetryPolicyTest, AttemptsCountFromOneSinceHealthy) {
 
   policy.OnHealthy();
   EXPECT_EQ(policy.attempt(), 0u);
-  EXPECT_EQ(policy.next_attempt(), 1u);
 }
 
 TEST_F(RetryPolicyTest, TheFirstWaitAfterTheVeryFirstDialIsWaitZero) {
@@ -347,7 +344,6 @@ TEST(RetryPolicyModelTest, RandomLivesAreDecidedAsTheRulesSay) {
       policy.OnDial(At(now));
       model.since_healthy.push_back({Model::Event::kDial, {}, now});
       ASSERT_EQ(policy.attempt(), model.Count(Model::Event::kDial));
-      ASSERT_EQ(policy.next_attempt(), policy.attempt() + 1);
 
       now += milliseconds(random.Below(3'000));
       if (random.Below(8) == 0) {

@@ -1,6 +1,7 @@
 // One attempt: addresses in turn, deadlines of one address and of all, what is told of several failures,
 // and what is never taken for a connection.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <string>
 #include <vector>
@@ -13,7 +14,7 @@ namespace holdfast::test {
 namespace {
 
 // Listens on `host` at a given port, or at the kernel's choice (0). With `full` its backlog is taken, so
-// that nobody is answered any more (KERNEL.md, C3).
+// that nobody is answered any more (docs/kernel.md C3).
 class Host {
  public:
   explicit Host(const std::string& host, std::uint16_t port = 0, bool full = false)
@@ -248,6 +249,88 @@ TEST_P(DialerTest, ABindAddressPicksTheAddressesOfItsFamily) {
   EXPECT_EQ(link->peer().ToString(), alive.endpoint());
 }
 
+// if_nametoindex(3) is asked anew for every attempt, since an interface may get another index; it opens a
+// socket of its own.
+TEST_P(DialerTest, AScopeThatCannotBeLookedUpIsAFailedAttempt) {
+  std::unique_ptr<Link> link = Make(Options("[fe80::1%lo]:7000"));
+  ASSERT_NE(link, nullptr);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  link->Start();
+  const bool told = RunUntilDowns(2);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_TRUE(told);
+  for (std::size_t i = 0; i < 2; ++i) {
+    const Error& error = diary_.downs[i].error;
+    EXPECT_EQ(error.operation, Operation::kResolve);
+    EXPECT_EQ(error.error_class, ErrorClass::kResource);
+    EXPECT_EQ(error.action, Action::kBackOff);
+    EXPECT_GE(diary_.downs[i].retry_in.value_or(0ms), 5ms);
+  }
+  EXPECT_EQ(diary_.Text().substr(0, 40), "dial1 down:resource dial2 down:resource");
+}
+
+// To an IPv6 socket EADDRNOTAVAIL says that this host has no IPv6 (docs/kernel.md C3), which is no reason to
+// leave out the other addresses, or the other endpoints.
+TEST_P(DialerTest, WithoutIPv6TheNextAddressIsTriedAndThenTheNextEndpoint) {
+  internal::FaultKernel faults(names_);
+  const bool uring = GetParam() == BackendKind::kUring;
+  if (uring && !faults.ring_faults_supported()) {
+    GTEST_SKIP() << "this kernel cannot inject results into io_uring (before Linux 6.10)";
+  }
+  MakeReactor({.kernel = &faults});
+  Host alive("127.0.0.1");
+  const std::string port = ":" + std::to_string(alive.port());
+  names_.Set("feed-a", {.addresses = {"::1", "127.0.0.2"}});
+  const int rule =
+      uring ? faults.InjectRingOp({.op = internal::RingOp::kConnect, .result = -EADDRNOTAVAIL})
+            : faults.Inject({.call = internal::KernelCall::kConnect, .result = -EADDRNOTAVAIL});
+  LinkOptions options = Options("feed-a" + port);
+  options.endpoints.push_back("127.0.0.1" + port);
+  std::unique_ptr<Link> link = MakeStarted(std::move(options));
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  EXPECT_EQ(faults.hits(rule), 1u);
+  EXPECT_EQ(diary_.Text(), "dial1 down:refused dial2 up");
+  EXPECT_EQ(diary_.downs[0].peer.ToString(), "127.0.0.2" + port);
+  link.reset();
+  reactor_.reset();
+}
+
+TEST_P(DialerTest, WithoutIPv6AndWithoutAnotherAddressItIsUnreachable) {
+  internal::FaultKernel faults(names_);
+  const bool uring = GetParam() == BackendKind::kUring;
+  if (uring && !faults.ring_faults_supported()) {
+    GTEST_SKIP() << "this kernel cannot inject results into io_uring (before Linux 6.10)";
+  }
+  MakeReactor({.kernel = &faults});
+  if (uring) {
+    faults.InjectRingOp({.op = internal::RingOp::kConnect, .result = -EADDRNOTAVAIL, .count = 2});
+  } else {
+    faults.Inject({.call = internal::KernelCall::kConnect, .result = -EADDRNOTAVAIL, .count = 2});
+  }
+  LinkOptions options = Options("[::1]:7000");
+  options.endpoints.push_back("127.0.0.1:7000");
+  std::vector<std::string> endpoints;
+  options.on_down = [&](Link&, const Down& down) {
+    endpoints.emplace_back(down.endpoint);
+    diary_.downs.push_back(down);
+  };
+  std::unique_ptr<Link> link = MakeStarted(std::move(options));
+  ASSERT_TRUE(RunUntilDowns(2));
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kUnreachable);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "EADDRNOTAVAIL");
+  EXPECT_TRUE(diary_.downs[0].error.IsTemporary());
+  // The same number to an IPv4 socket: the ports are used up.
+  EXPECT_EQ(endpoints[1], "127.0.0.1:7000");
+  EXPECT_EQ(diary_.downs[1].error.error_class, ErrorClass::kResource);
+  EXPECT_EQ(diary_.downs[1].error.CodeName(), "EADDRNOTAVAIL");
+  link.reset();
+  reactor_.reset();
+}
+
 TEST_P(DialerTest, ExhaustionEndsTheAttemptWithoutTryingTheOtherAddresses) {
   internal::FaultKernel faults(names_);
   MakeReactor({.kernel = &faults});
@@ -263,7 +346,7 @@ TEST_P(DialerTest, ExhaustionEndsTheAttemptWithoutTryingTheOtherAddresses) {
   reactor_.reset();
 }
 
-// Bound to the very address that it connects to, a TCP socket connects to itself (KERNEL.md 4).
+// Bound to the very address that it connects to, a TCP socket connects to itself (docs/kernel.md 4).
 TEST_P(DialerTest, ASelfConnectIsRefusedAndNeverUp) {
   std::string endpoint;
   {

@@ -1,6 +1,8 @@
 // Links, streams and listeners over a kernel that fails on demand, both backends: what a real kernel
 // does not show when asked.
+#include <linux/sockios.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 
 #include <holdfast/holdfast.h>
 
@@ -88,7 +90,7 @@ HOLDFAST_FOR_BOTH_BACKENDS(FaultTest);
 
 // --- Connecting.
 
-// KERNEL.md 1: result 0 while the handshake was rejected. SO_ERROR has the reason.
+// docs/kernel.md 1: result 0 while the handshake was rejected. SO_ERROR has the reason.
 TEST_P(FaultTest, AConnectThatSucceedsWithoutAPeerIsWhatSoErrorSays) {
   RawServer server;
   const int connect = Fail(kConnect, 0);
@@ -221,6 +223,108 @@ TEST_P(FaultTest, AShortageOfMoreThanASecondLosesTheConnection) {
   kernel_.Clear();
   peer = AcceptFrom(server);
   ASSERT_TRUE(RunUntil([&] { return diary_.ups == 2; }));
+}
+
+// A shortage is over once the receive that was made again waits for bytes, not when they come.
+TEST_P(FaultTest, ShortagesThatAreFarApartAreNotOneThatLasts) {
+  StreamDiary diary;
+  Ends ends = MakeStarted(diary);
+  RunTurns(2);
+  std::string sent;
+  for (int i = 0; i < 3; ++i) {
+    int rule = 0;
+    if (uring()) {
+      // The receive that is armed already cannot be changed; the next one is.
+      ends.stream->PauseReceive();
+      RunTurns(2);
+      rule = Fail(kReceive, -ENOMEM);
+      ends.stream->ResumeReceive();
+    } else {
+      // The one that is made again finds nothing, and waits.
+      rule = kernel_.Inject({.call = KernelCall::kRecv, .result = -ENOMEM});
+      kernel_.Inject({.call = KernelCall::kRecv, .result = -EAGAIN, .first = 2});
+      ASSERT_EQ(WriteAvailable(ends.peer, "x"), 1u);
+      sent += "x";
+    }
+    ASSERT_TRUE(RunUntil([&] { return kernel_.hits(rule) == 1; }));
+    EXPECT_TRUE(reactor().RunFor(20ms).ok());
+    ASSERT_EQ(diary.closes, 0) << "shortage " << i;
+    kernel_.AdvanceClock(60s);
+    EXPECT_TRUE(reactor().RunFor(20ms).ok());
+    ASSERT_EQ(diary.closes, 0) << "a minute after shortage " << i;
+  }
+  ASSERT_EQ(WriteAvailable(ends.peer, "y"), 1u);
+  sent += "y";
+  ASSERT_TRUE(RunUntil([&] { return diary.data == sent; }));
+}
+
+// Nothing waits for the host's memory while a stream is paused.
+TEST_P(FaultTest, AShortageDoesNotOutlastAPause) {
+  StreamDiary diary;
+  Ends ends = MakeStarted(diary);
+  ends.stream->PauseReceive();
+  RunTurns(2);
+  const int rule = Fail(kReceive, -ENOMEM, internal::kForever);
+  ASSERT_EQ(WriteAvailable(ends.peer, "x"), 1u);
+  ends.stream->ResumeReceive();
+  for (int turn = 0; turn < 100 && kernel_.hits(rule) == 0; ++turn) RunTurns(1);
+  ASSERT_GE(kernel_.hits(rule), 1u);
+  RunTurns(1);  // In which it is told, at the latest.
+  ends.stream->PauseReceive();
+  kernel_.Clear();
+  kernel_.AdvanceClock(60s);
+  EXPECT_TRUE(reactor().RunFor(20ms).ok());
+  ASSERT_EQ(diary.closes, 0);
+  ends.stream->ResumeReceive();
+  ASSERT_TRUE(RunUntil([&] { return diary.data == "x"; }));
+}
+
+TEST_P(FaultTest, APausedStreamThatDrainsOutlivesAShortage) {
+  StreamDiary diary;
+  Ends ends = MakeStarted(diary);
+  ends.stream->PauseReceive();
+  RunTurns(2);
+  ASSERT_EQ(WriteAvailable(ends.peer, "dropped"), 7u);
+  const int rule = Fail(kReceive, -ENOMEM, 2);
+  ends.stream->Close(1h);
+  ASSERT_TRUE(RunUntil([&] { return kernel_.hits(rule) >= 1; }));
+  ends.peer.Reset();
+  ASSERT_TRUE(RunUntil([&] { return diary.closes == 1; }, 5s));
+  EXPECT_EQ(kernel_.hits(rule), 2u);
+  EXPECT_EQ(diary.Text(), "closed:cancelled") << "in good order, and nothing of it was told";
+}
+
+// What is not acknowledged gives no event: it is looked at after 1 ms, then twice as late each time, up
+// to 100 ms, whichever limit it is that a Send was refused for.
+TEST_P(FaultTest, ALinkThatWaitsForAcknowledgementsLooksLessAndLessOften) {
+  RawServer server;
+  LinkOptions options = Options(server.endpoint());
+  options.queue_max = options.queue_high = 16 << 10;
+  options.queue_low = 8 << 10;
+  int writables = 0;
+  options.on_writable = [&](Link&) { ++writables; };
+  std::unique_ptr<Link> link = Make(std::move(options));
+  link->Start();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return link->state() == LinkState::kUp; }));
+  // Nothing is ever acknowledged, as far as this kernel says.
+  kernel_.Inject({.call = KernelCall::kIoctl,
+                  .count = internal::kForever,
+                  .request = SIOCOUTQ,
+                  .outcome = 1 << 20});
+  // Messages of one byte: the bound on their number comes long before the one on their bytes.
+  while (link->Send("m").status == SendStatus::kQueued) {
+  }
+  ASSERT_TRUE(RunUntil([&] { return link->queued_bytes() == 0; }));
+  EXPECT_EQ(link->Send("m").status, SendStatus::kFull);
+  const std::uint64_t before = reactor().stats().timers_fired;
+  EXPECT_TRUE(reactor().RunFor(400ms).ok());
+  EXPECT_EQ(writables, 0);
+  EXPECT_GE(reactor().stats().timers_fired - before, 5u);
+  EXPECT_LE(reactor().stats().timers_fired - before, 20u);
+  kernel_.Clear();
+  ASSERT_TRUE(RunUntil([&] { return writables == 1; }));
+  EXPECT_EQ(link->Send("m").status, SendStatus::kQueued);
 }
 
 TEST_P(FaultTest, ShortSendsAreByteExact) {

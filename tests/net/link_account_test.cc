@@ -443,6 +443,19 @@ TEST_P(LinkAccountTest, AnIdleLinkHoldsNoSendBlock) {
   EXPECT_TRUE(diary_.downs.empty());
 }
 
+TEST_P(LinkAccountTest, AnEmptyMessageIsAckedAndHoldsNoBlock) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  EXPECT_EQ(link->Send("").sequence, 1u);
+  EXPECT_GT(reactor().stats().send_blocks, 0u);
+  EXPECT_TRUE(RunUntil([&] { return reactor().stats().send_blocks == 0; }));
+  link->Drop(Error::Protocol());
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].acked, 1u);
+  EXPECT_EQ(diary_.downs[0].total(), 1u);
+}
+
 TEST_P(LinkAccountTest, AllThatIsSentInOneTurnLeavesInOneCall) {
   RawServer server;
   Fd peer;

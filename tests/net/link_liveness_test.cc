@@ -22,7 +22,7 @@ namespace {
 class LinkLivenessTest : public LinkFixture {
  protected:
   // How long the death of a silent peer may take: silence_max + 50 ms + what the loop was late, and one
-  // more lease where that was more than the stall guard bears (DESIGN.md 3).
+  // more lease where that was more than the stall guard bears (machine/liveness.h).
   [[nodiscard]] static Duration Limit(Duration silence_max, Duration late) {
     return silence_max + 50ms + late + (late > silence_max / 4 ? silence_max : 0ms);
   }

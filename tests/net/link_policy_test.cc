@@ -422,6 +422,15 @@ TEST_P(LinkPolicyTest, DropOutsideOfUpDoesNothing) {
   EXPECT_EQ(diary_.closed->error, Error::Cancelled());
 }
 
+TEST_P(LinkPolicyTest, DropWithoutAFailureIsAProtocolError) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  link->Drop(Error{});
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].error, Error::Protocol());
+}
+
 TEST_P(LinkPolicyTest, LoginTimeoutEndsASessionThatIsNotMarkedHealthy) {
   RawServer server;
   LinkOptions options = Doubling(server.endpoint());

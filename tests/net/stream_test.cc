@@ -624,6 +624,13 @@ TEST_P(StreamTest, DropGivesTheReasonBack) {
   EXPECT_EQ(diary_.Text(), "closed:protocol");
 }
 
+TEST_P(StreamTest, DropWithoutAFailureIsAProtocolError) {
+  Ends ends = MakeStarted(diary_);
+  ends.stream->Drop(Error{});
+  ASSERT_TRUE(Closed());
+  EXPECT_EQ(diary_.closed.error, Error::Protocol());
+}
+
 TEST_P(StreamTest, DropEndsADrainThatIsUnderWay) {
   Ends ends = MakeClogged(8 << 20);
   ends.stream->Close(1h);
@@ -663,6 +670,24 @@ TEST_P(StreamTest, AResetWhileDrainingIsAReset) {
   EXPECT_FALSE(diary_.closed.delivered);
 }
 
+// The peer ended first and our end is queued: nothing is armed that a reset could end, and SIOCOUTQ stands
+// still for ever (docs/kernel.md, "Death and the account").
+TEST_P(StreamTest, AResetBehindThePeersEndIsFoundLongBeforeTheDrainIsOver) {
+  Ends ends = MakeStarted(diary_);
+  ASSERT_EQ(::shutdown(ends.peer.get(), SHUT_WR), 0);
+  ASSERT_TRUE(RunUntil([&] { return diary_.eofs == 1; }));
+  EXPECT_EQ(ends.stream->Send(std::string(300'000, 'u')), SendStatus::kQueued);
+  ends.stream->Close(Duration::max());
+  ASSERT_TRUE(RunUntil([&] { return ends.stream->queued_bytes() == 0; }));
+  RunQuietSpell();
+  EXPECT_EQ(diary_.closes, 0) << "the peer has not acknowledged it";
+  ends.peer.Reset();  // With bytes unread, which is a reset.
+  ASSERT_TRUE(Closed(5s));
+  EXPECT_EQ(diary_.closed.error.error_class, ErrorClass::kEof) << "its FIN did arrive";
+  EXPECT_FALSE(diary_.closed.delivered);
+  EXPECT_EQ(diary_.closed.bytes_sent, 300'000u);
+}
+
 TEST_P(StreamTest, AnEndOfFileIsAnEndOfFile) {
   for (const Family family : {Family::kInet, Family::kUnix}) {
     StreamDiary diary;
@@ -677,6 +702,29 @@ TEST_P(StreamTest, AnEndOfFileIsAnEndOfFile) {
     EXPECT_EQ(diary.closed.error.code, 0);
     EXPECT_TRUE(diary.closed.delivered);
     EXPECT_EQ(diary.closed.bytes_received, 3u);
+  }
+}
+
+// An urgent byte (MSG_OOB) is a byte of the stream: left out, it would be counted for a FIN, or hide one.
+TEST_P(StreamTest, AnUrgentByteIsReadInItsPlaceAndIsNoEnd) {
+  for (const bool in_order : {true, false}) {
+    StreamDiary diary;
+    Ends ends = MakeStarted(diary);
+    ASSERT_EQ(WriteAvailable(ends.peer, "before"), 6u);
+    ASSERT_EQ(::send(ends.peer.get(), "!", 1, MSG_OOB), 1);
+    ASSERT_EQ(WriteAvailable(ends.peer, "behind"), 6u);
+    ASSERT_TRUE(RunUntil([&] { return diary.data.size() >= 12; }));
+    RunQuietSpell();
+    if (in_order) {
+      ends.peer.Reset();
+      ASSERT_TRUE(RunUntil([&] { return diary.eofs == 1; }));
+      ends.stream->Close();
+    } else {
+      ResetPeer(ends.peer);
+    }
+    ASSERT_TRUE(RunUntil([&] { return diary.closes > 0; }));
+    EXPECT_EQ(diary.closed.error.error_class, in_order ? ErrorClass::kEof : ErrorClass::kReset);
+    EXPECT_EQ(diary.data, "before!behind");
   }
 }
 
@@ -822,14 +870,15 @@ TEST_P(StreamTest, NoOptionsAreTheDefaults) {
   EXPECT_EQ(ReadFrom(ends.peer, 5), "hello");
 }
 
-TEST_P(StreamTest, AFieldThatDoesNotHoldCountsAsItsDefault) {
+TEST_P(StreamTest, WithAFieldThatDoesNotHoldLimitsAndDrainAreTheDefaults) {
   StreamOptions options;
   options.queue_high = 64;
   options.queue_low = 32;
   options.queue_max = 64;
   options.drain = -1s;
   Ends ends = MakeStarted(diary_, std::move(options));
-  EXPECT_EQ(ends.stream->Send(std::string(65, 'x')), SendStatus::kTooLarge);
+  EXPECT_EQ(ends.stream->Send(std::string(65, 'x')), SendStatus::kQueued);
+  EXPECT_EQ(ends.stream->Send(std::string((8 << 20) + 1, 'x')), SendStatus::kTooLarge);
   ends.stream->Close();  // With five seconds, not at once.
   RunQuietSpell();
   EXPECT_EQ(diary_.closes, 0);

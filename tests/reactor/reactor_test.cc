@@ -200,6 +200,58 @@ TEST_P(ReactorTest, ACancelledTimerDoesNotFire) {
   EXPECT_FALSE(fired);
 }
 
+// What a callback owns dies with it, at the end of the turn: code of the user's, behind the flush.
+class AtDeath {
+ public:
+  explicit AtDeath(std::function<void()> function) : function_(std::move(function)) {}
+  AtDeath(const AtDeath&) = delete;
+  AtDeath& operator=(const AtDeath&) = delete;
+  ~AtDeath() { function_(); }
+
+ private:
+  std::function<void()> function_;
+};
+
+// A timer whose callback ends it, and with it calls `function`.
+std::unique_ptr<Timer> MakeMortal(Reactor& reactor, std::unique_ptr<Timer>& place,
+                                  std::function<void()> function) {
+  auto death = std::make_shared<AtDeath>(std::move(function));
+  return std::make_unique<Timer>(reactor, [&place, death = std::move(death)] { place.reset(); });
+}
+
+TEST_P(ReactorTest, WhatADestructorSendsDoesNotWaitForTheNextEvent) {
+  RawServer server;
+  LinkOptions options;
+  options.endpoints = {server.endpoint()};
+  auto link = Link::Create(reactor(), std::move(options));
+  ASSERT_TRUE(link.ok());
+  (*link)->Start();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return (*link)->state() == LinkState::kUp; }));
+  std::unique_ptr<Timer> mortal;
+  mortal = MakeMortal(reactor(), mortal,
+                      [&] { EXPECT_EQ((*link)->Send("last will").status, SendStatus::kQueued); });
+  std::string text;
+  Timer later(reactor(), [&] {
+    text = ReadAvailable(peer);
+    reactor().Stop();
+  });
+  mortal->Arm(reactor().Now() + 1ms);
+  later.Arm(reactor().Now() + 40ms);
+  EXPECT_TRUE(reactor().Run().ok());
+  EXPECT_EQ(mortal, nullptr);
+  EXPECT_EQ(text, "last will");
+}
+
+TEST_P(ReactorTest, AReactorCannotBeRunByADestructorAtTheEndOfATurn) {
+  absl::Status status;
+  std::unique_ptr<Timer> mortal;
+  mortal = MakeMortal(reactor(), mortal, [&] { status = reactor().RunFor(0ms); });
+  mortal->Arm(reactor().Now());
+  ASSERT_TRUE(RunUntil([&] { return mortal == nullptr; }));
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_P(ReactorTest, AnIdleReactorMakesNoSyscalls) {
   EXPECT_TRUE(reactor().RunFor(1ms).ok());
   const std::uint64_t before = reactor().stats().waits;
@@ -351,6 +403,78 @@ TEST_P(EmbeddedTest, ALinkLivesInAnotherLoop) {
   pollfd readable{peer.get(), POLLIN, 0};
   EXPECT_EQ(::poll(&readable, 1, 10'000), 1);
   EXPECT_EQ(ReadAvailable(peer), "world");
+}
+
+// Between Run and fd() nothing is chosen for good.
+TEST_P(EmbeddedTest, APostAfterARunMakesTheDescriptorReadable) {
+  EXPECT_GE(reactor().fd(), 0);
+  EXPECT_TRUE(reactor().RunFor(1ms).ok());
+  bool ran = false;
+  std::jthread thread([&] { reactor().Post([&] { ran = true; }); });
+  EXPECT_TRUE(PollUntil([&] { return ran; }));
+}
+
+TEST_P(EmbeddedTest, ALoopThatRunsByItselfLosesNoPostOfADestructor) {
+  EXPECT_GE(reactor().fd(), 0);
+  bool ran = false;
+  bool ran_in_time = false;
+  Timer far(reactor(), [] {});
+  std::unique_ptr<Timer> mortal;
+  mortal = MakeMortal(reactor(), mortal, [&] {
+    reactor().Post([&] { ran = true; });
+    far.Arm(reactor().Now() + 1h);
+  });
+  Timer later(reactor(), [&] {
+    ran_in_time = ran;
+    reactor().Stop();
+  });
+  mortal->Arm(reactor().Now() + 1ms);
+  later.Arm(reactor().Now() + 40ms);
+  EXPECT_TRUE(reactor().Run().ok());
+  EXPECT_TRUE(ran_in_time);
+}
+
+// The hammer of ReactorTest.NoWakeUpIsLost, in a loop that was embedded once: it sleeps otherwise.
+TEST_P(EmbeddedTest, NoWakeUpIsLostByALoopThatRunsByItself) {
+  constexpr int kThreads = 3;
+  constexpr int kRounds = 2'000;
+  EXPECT_GE(reactor().fd(), 0);
+  std::atomic<int> ran{0};
+  std::atomic<bool> over{false};
+  Timer watchdog(reactor(), [&] {
+    over.store(true);
+    reactor().Stop();
+  });
+  watchdog.Arm(reactor().Now() + 60s);
+  std::vector<std::jthread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < kRounds && !over.load(); ++i) {
+        const int before = ran.load();
+        reactor().Post([&] {
+          if (ran.fetch_add(1) + 1 == kThreads * kRounds) reactor().Stop();
+        });
+        // Every other post is followed by a Stop, and waits until the loop has drained.
+        if (i % 2 != 0) continue;
+        reactor().Stop();
+        while (ran.load() <= before && !over.load()) std::this_thread::yield();
+      }
+    });
+  }
+  while (ran.load() < kThreads * kRounds && !over.load() && reactor().Run().ok()) {
+  }
+  over.store(true);
+  threads.clear();
+  EXPECT_EQ(ran.load(), kThreads * kRounds);
+}
+
+TEST_P(EmbeddedTest, AStopWaitsForRunAndLeavesTheDescriptorQuiet) {
+  pollfd waiting{reactor().fd(), POLLIN, 0};
+  EXPECT_TRUE(reactor().Poll().ok());
+  reactor().Stop();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(reactor().Poll().ok());
+  EXPECT_EQ(::poll(&waiting, 1, 20), 0);
+  EXPECT_TRUE(reactor().Run().ok()) << "without an end of its own";
 }
 
 TEST_P(EmbeddedTest, AQuietReactorKeepsTheDescriptorQuiet) {

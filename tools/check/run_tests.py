@@ -9,9 +9,8 @@ failed. So has a binary that ends with an error after its last test (a leak, a s
 and disabled tests are listed with their reasons. The last line is `N passed, N failed[, N skipped]`, alone;
 the exit status is 0 only when something passed and nothing failed.
 
-The tests find in their environment HOLDFAST_BIN (where the programs are), HOLDFAST_ROOT (the repository, also
-their working directory) and HOLDFAST_PYTHON (a python3 that has jsonschema, where there is one);
-HOLDFAST_TEST_TIMEOUT is the limit for one binary in seconds.
+The tests find in their environment HOLDFAST_BIN (where the programs are) and HOLDFAST_ROOT (the repository,
+also their working directory); HOLDFAST_TEST_TIMEOUT is the limit for one binary in seconds.
 
 One at a time, because many tests measure time, and two cores that are both busy measure nothing.
 """
@@ -160,17 +159,6 @@ def without_aslr():
     return []
 
 
-def python_with_jsonschema():
-  """The event log is checked against its schema; Debian's python3-jsonschema belongs to Debian's python3."""
-  for python in (sys.executable, '/usr/bin/python3'):
-    try:
-      subprocess.run([python, '-c', 'import jsonschema'], check=True, stderr=subprocess.DEVNULL)
-      return python
-    except (OSError, subprocess.CalledProcessError):
-      pass
-  return sys.executable
-
-
 def options_of(arguments):
   parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
   parser.add_argument('--bin', type=pathlib.Path, required=True)
@@ -188,7 +176,6 @@ def main():
   options = options_of(sys.argv[1:])
   options.log.mkdir(parents=True, exist_ok=True)
   environment = dict(os.environ, HOLDFAST_BIN=str(options.bin), HOLDFAST_ROOT=str(ROOT))
-  environment.setdefault('HOLDFAST_PYTHON', python_with_jsonschema())
   prefix = without_aslr() if options.sanitize else []
   results = []
   for suite in options.suites:

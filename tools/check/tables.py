@@ -3,8 +3,8 @@
 
   tables.py --check|--update PRINT_TABLES
 
-`print_tables errors` prints what stands between the markers in docs/errors.md, `print_tables link` that of
-docs/link.md. --update (make docs) writes it there, --check (make check-docs) fails on a difference.
+`print_tables` lists its tables and their pages, `print_tables TABLE` prints what stands between the markers
+of the page. --update (make docs) writes it there, --check (make check-docs) fails on a difference.
 """
 import difflib
 import pathlib
@@ -12,7 +12,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = {'errors': 'docs/errors.md', 'link': 'docs/link.md'}
 BEGIN = '<!-- generated: make docs -->'
 END = '<!-- end generated -->'
 
@@ -26,14 +25,21 @@ def with_table(page, old, table):
   return '\n'.join(lines[:begin + 1] + [''] + table.strip('\n').split('\n') + [''] + lines[end:]) + '\n'
 
 
+def output_of(*command):
+  return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
 def main():
   mode, program = sys.argv[1:]
+  pages = [line.split() for line in output_of(program).splitlines()]
+  if not pages:
+    sys.exit(f'{program} has no tables')
   stale = 0
-  for what, page in PAGES.items():
+  for what, page in pages:
     path = ROOT / page
     if not path.exists():
       sys.exit(f'{page} does not exist')
-    table = subprocess.run([program, what], check=True, stdout=subprocess.PIPE, text=True).stdout
+    table = output_of(program, what)
     if not table.strip():
       sys.exit(f'{program} {what} printed nothing')
     old = path.read_text(encoding='utf-8')
@@ -49,7 +55,7 @@ def main():
   if stale:
     sys.exit('check-docs: stale; run `make docs`')
   if mode == '--check':
-    print(f'check-docs: {len(PAGES)} pages')
+    print(f'check-docs: {len(pages)} pages')
 
 
 main()

@@ -89,10 +89,7 @@ std::string MessageBook::EndSession(
     ++counts_.lost_by_fate[static_cast<std::size_t>(fate)];
     lost(sequence, fate);
   }
-  session_first_ = next_;
-  base_ = next_;
-  echoed_last_ = 0;
-  in_flight_ = 0;
+  BeginSession();  // What comes between two sessions belongs to none of them.
   return problem;
 }
 

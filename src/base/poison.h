@@ -1,7 +1,7 @@
 // Marks memory that nobody may touch for now, so that AddressSanitizer catches whoever does; nothing at
 // all in other builds. The kernel's own reads and writes are not seen by it.
-#ifndef HOLDFAST_BACKEND_POISON_H_
-#define HOLDFAST_BACKEND_POISON_H_
+#ifndef HOLDFAST_BASE_POISON_H_
+#define HOLDFAST_BASE_POISON_H_
 
 #include <cstddef>
 
@@ -35,4 +35,4 @@ inline void Unpoison(const void*, std::size_t) noexcept {}
 
 }  // namespace holdfast::internal
 
-#endif  // HOLDFAST_BACKEND_POISON_H_
+#endif  // HOLDFAST_BASE_POISON_H_
