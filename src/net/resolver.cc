@@ -1,14 +1,12 @@
 #include "net/resolver.h"
 
 #include <netinet/in.h>
-#include <pthread.h>
-#include <signal.h>
 
 #include <atomic>
-#include <condition_variable>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #include "core/error_table.h"
@@ -16,7 +14,7 @@
 namespace holdfast::internal {
 namespace {
 
-constexpr int kThreadsMax = 4;
+constexpr int kThreadsMax = 4;  // Of a kernel.
 
 std::vector<SocketAddress> CopyAddresses(const addrinfo* list, std::uint16_t port) {
   std::vector<SocketAddress> addresses;
@@ -139,80 +137,70 @@ class ResolveRequest final : public MailNode {
 
 namespace {
 
-// Leaked on purpose: its threads are detached and may outlive every static destructor.
-class Pool {
- public:
-  static Pool& Get() {
-    static Pool* const pool = new Pool;
-    return *pool;
-  }
+// The threads of one kernel and what waits for them. Nobody waits for work: a thread works off the
+// queue and ends when that is empty. So a thread costs one pthread_create(3) whenever all was quiet
+// before, which is little beside a look-up; and a kernel whose threads are coroutines of one thread of
+// the machine needs no condition variable, on which they would all sleep at once.
+struct Pool {
+  std::deque<ResolveRequest*> queue;  // Bounded by the number of links, one each.
+  int threads = 0;
+};
 
-  void Submit(ResolveRequest& request) {
-    int error = 0;
+// Leaked on purpose: threads are detached and may outlive every static destructor. A pool stands here
+// only while it has a thread (and so while anything is queued): nobody says when a kernel ends, and
+// another one may come to its address.
+struct Registry {
+  std::mutex mutex;  // Of all pools. Never held during a look-up or a post.
+  std::unordered_map<const Kernel*, Pool> pools;
+};
+
+Registry& Pools() {
+  static Registry* const registry = new Registry;
+  return *registry;
+}
+
+// The body of a thread.
+void WorkOff(void* kernel) {
+  Registry& registry = Pools();
+  for (;;) {
+    ResolveRequest* request = nullptr;
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      queue_.push_back(&request);
-      if (idle_ < queue_.size() && threads_ < kThreadsMax) error = StartThread();
-      if (error == 0 || threads_ > 0) {
-        ready_.notify_one();
+      const std::lock_guard<std::mutex> lock(registry.mutex);
+      const auto found = registry.pools.find(static_cast<const Kernel*>(kernel));
+      Pool& pool = found->second;
+      if (pool.queue.empty()) {
+        if (--pool.threads == 0) registry.pools.erase(found);
         return;
       }
-      queue_.pop_back();
+      request = pool.queue.front();
+      pool.queue.pop_front();
     }
-    request.Fail(error);
+    request->Work();
   }
+}
 
- private:
-  int StartThread() {
-    // No signal of the user's is ever handled on a thread of ours.
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_t thread;
-    const int error = pthread_create(
-        &thread, &attributes,
-        [](void* pool) -> void* {
-          static_cast<Pool*>(pool)->Loop();
-          return nullptr;
-        },
-        this);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (error == 0) ++threads_;
-    return error;
+void Submit(Kernel& kernel, ResolveRequest& request) {
+  int error = 0;
+  {
+    Registry& registry = Pools();
+    const std::lock_guard<std::mutex> lock(registry.mutex);
+    Pool& pool = registry.pools[&kernel];
+    pool.queue.push_back(&request);
+    if (pool.threads == kThreadsMax) return;
+    error = -kernel.StartThread(&WorkOff, &kernel);
+    if (error == 0) ++pool.threads;
+    if (pool.threads > 0) return;  // One of the others comes to it.
+    registry.pools.erase(&kernel);
   }
-
-  void Loop() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      ++idle_;
-      ready_.wait(lock, [this] { return !queue_.empty(); });
-      --idle_;
-      ResolveRequest* const request = queue_.front();
-      queue_.pop_front();
-      lock.unlock();
-      request->Work();
-      lock.lock();
-    }
-  }
-
-  std::mutex mutex_;
-  std::condition_variable ready_;
-  std::deque<ResolveRequest*> queue_;  // Bounded by the number of links, one each.
-  std::size_t idle_ = 0;
-  int threads_ = 0;
-};
+  request.Fail(error);
+}
 
 }  // namespace
 
 void Resolver::Resolve(const std::string& host, std::uint16_t port) {
   HOLDFAST_CHECK(request_ == nullptr);
   request_ = new ResolveRequest(*this, host, port);
-  Pool::Get().Submit(*request_);
+  Submit(core_.kernel(), *request_);
 }
 
 void Resolver::Cancel() noexcept {

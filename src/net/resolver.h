@@ -1,9 +1,13 @@
 // Names, looked up off the loop.
 //
-// getaddrinfo(3) blocks, for ten seconds when it wants to, and cannot be cancelled. So it runs on a pool
-// of at most four detached threads, one pool a process; the result is posted to the reactor. A look-up
-// that nobody waits for any more is orphaned, not awaited: whoever comes last, the thread or the
-// reactor, frees it. c-ares was rejected: it is a second resolver with its own idea of nsswitch.conf.
+// getaddrinfo(3) blocks, for ten seconds when it wants to, and cannot be cancelled. So it runs on
+// detached threads, at most four a kernel (which for Linux is a process), started when there is
+// something to look up and gone when there is not; the result is posted to the reactor. A look-up that
+// nobody waits for any more is orphaned, not awaited: whoever comes last, the thread or the reactor,
+// frees it. c-ares was rejected: it is a second resolver with its own idea of nsswitch.conf.
+//
+// A kernel must outlive the look-ups that are going on in it (ReactorOptions::kernel); what waits for a
+// thread when its reactor dies is forgotten without another call.
 #ifndef HOLDFAST_NET_RESOLVER_H_
 #define HOLDFAST_NET_RESOLVER_H_
 

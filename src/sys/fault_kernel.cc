@@ -117,6 +117,8 @@ int FaultKernel::Inject(const Fault& fault) noexcept {
     HOLDFAST_CHECK(!FillsMemory(fault.call) || fault.result <= 0);
     HOLDFAST_CHECK(!AnswersMoreThanANumber(fault.call) || fault.result < 0);
     HOLDFAST_CHECK(fault.call != KernelCall::kGetAddrInfo || fault.result != 0);
+    HOLDFAST_CHECK(fault.call != KernelCall::kStartThread ||
+                   (fault.mode == FaultMode::kReplace && fault.result < 0));
   }
   const std::lock_guard lock(mutex_);
   Rule rule;
@@ -435,6 +437,11 @@ int FaultKernel::GetRandom(void* data, std::size_t size) noexcept {
   return static_cast<int>(
       Sized({.call = KernelCall::kGetRandom}, size,
             [&](std::size_t allowed) -> ssize_t { return inner_.GetRandom(data, allowed); }));
+}
+
+int FaultKernel::StartThread(void (*run)(void*), void* argument) noexcept {
+  return Plain({.call = KernelCall::kStartThread},
+               [&] { return inner_.StartThread(run, argument); });
 }
 
 int FaultKernel::GetAddrInfo(const char* node, const char* service, const addrinfo* hints,

@@ -30,8 +30,8 @@
 // Ownership: the inner kernel outlives it. A call that makes a descriptor and is answered with
 // another result has its descriptor closed; Close always closes, whatever it then answers; so a
 // fault leaks nothing. Rings made through it must be ended through it.
-// Threads: as Kernel says, one thread a reactor, several reactors at once, and GetAddrInfo, Write
-// and ClockNow from any thread. Inject, Clear and the counters may be used while calls are going
+// Threads: as Kernel says, one thread a reactor, several reactors at once, and what may be called from
+// any thread. Inject, Clear and the counters may be used while calls are going
 // on. No lock is held during a call that may block. Write takes no lock unless a rule for kWrite
 // stands: write such rules only where no signal handler writes.
 #ifndef HOLDFAST_SYS_FAULT_KERNEL_H_
@@ -87,6 +87,7 @@ enum class KernelCall {
   kRingEnter,
   kClockNow,
   kGetRandom,
+  kStartThread,
   kGetAddrInfo,
   kFreeAddrInfo,  // The last: it gives the number of calls.
 };
@@ -166,7 +167,8 @@ class FaultKernel final : public Kernel {
   // Adds a rule and answers its number. Every matching rule counts a call; of those that would hit
   // it, the one injected first does.
   // Requires: a rule that can be carried out. RingExit, FreeAddrInfo and ClockNow have no answer to
-  // replace, and nobody can invent what a receive or an epoll_wait would have filled in.
+  // replace, nobody can invent what a receive or an epoll_wait would have filled in, and a thread
+  // that started must not be said to have failed.
   int Inject(const Fault& fault) noexcept;
   // Requires: ring_faults_supported().
   int InjectRingOp(const RingFault& fault) noexcept;
@@ -228,6 +230,7 @@ class FaultKernel final : public Kernel {
                 void* argument, std::size_t argument_size) noexcept override;
   Instant ClockNow() noexcept override;
   int GetRandom(void* data, std::size_t size) noexcept override;
+  int StartThread(void (*run)(void*), void* argument) noexcept override;
   int GetAddrInfo(const char* node, const char* service, const addrinfo* hints, addrinfo** result,
                   int* error_number) noexcept override;
   void FreeAddrInfo(addrinfo* result) noexcept override;

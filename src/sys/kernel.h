@@ -1,6 +1,6 @@
 // The seam: every call that holdfast makes to the operating system, and nothing else.
 //
-// One virtual method is one system call (or one libc call, for names). It answers a value or -errno
+// One virtual method is one system call (or one libc call, for names and threads). It answers a value or -errno
 // and keeps no state: no policy, no retry, no loop, no handling of EINTR. What to do about an answer
 // is decided elsewhere (core/error_table.h, machine/). Because both backends run over this class
 // unchanged, the two most dangerous files of the library, backend/epoll.cc and backend/uring.cc, can
@@ -11,7 +11,9 @@
 //
 // Descriptors are ints of *this* Kernel: never pass one to another. Addresses are real sockaddrs.
 // RealKernel is stateless, so any thread may call it; the contract for others is one thread per
-// reactor, and GetAddrInfo, Write and ClockNow from any thread.
+// reactor, and StartThread, GetAddrInfo, FreeAddrInfo, Write and ClockNow from any thread. A thread
+// that StartThread made is one of this Kernel's: of a simulated one it may be a coroutine, which gives
+// way inside of GetAddrInfo and nowhere else, so nobody holds a lock there.
 #ifndef HOLDFAST_SYS_KERNEL_H_
 #define HOLDFAST_SYS_KERNEL_H_
 
@@ -87,6 +89,9 @@ class Kernel {
   virtual Instant ClockNow() noexcept = 0;  // clock_gettime(2), CLOCK_MONOTONIC
   virtual int GetRandom(void* data, std::size_t size) noexcept = 0;
   // CPU and descriptor limits are not asked for: EMFILE says it.
+  // pthread_create(3): a detached thread with every signal blocked. 0 or -errno. Never runs `run`
+  // inside this call.
+  virtual int StartThread(void (*run)(void*), void* argument) noexcept = 0;
   // getaddrinfo(3): 0 or an EAI_ value; `error_number` is errno after the call, which was set to 0
   // before it. Blocks; called on resolver threads only.
   virtual int GetAddrInfo(const char* node, const char* service, const addrinfo* hints,

@@ -4,10 +4,13 @@
 // once, before anything else can overwrite errno. Some methods do a word more than their call, for
 // a reason that stands beside it: EpollWait (a kernel without epoll_pwait2), TimerFdSet (a deadline
 // of zero is none to timerfd), Write (signal handlers), RingSetup (a ring is several calls, and
-// half a ring must not be left behind), GetAddrInfo (a stale errno).
+// half a ring must not be left behind), StartThread (a signature of its own, and signals), GetAddrInfo
+// (a stale errno).
 //
 // With HOLDFAST_NO_URING the ring methods answer -ENOSYS, as a kernel without io_uring does, and
 // liburing is neither included nor linked.
+#include <pthread.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
@@ -215,6 +218,33 @@ class LinuxKernel final : public Kernel {
     return static_cast<int>(Answer(::getrandom(data, size, 0)));
   }
 
+  int StartThread(void (*run)(void*), void* argument) noexcept override {
+    // No signal of the user's is ever handled on a thread of ours: it inherits the mask of its
+    // creator, who has all of them blocked meanwhile (pthread_create(3), NOTES).
+    sigset_t all;
+    sigset_t before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    auto* const start = new Start{run, argument};
+    pthread_t thread{};
+    const int error = ::pthread_create(
+        &thread, nullptr,
+        [](void* started) -> void* {
+          const Start what = *static_cast<Start*>(started);
+          delete static_cast<Start*>(started);
+          what.run(what.argument);
+          return nullptr;
+        },
+        start);
+    if (error == 0) {
+      ::pthread_detach(thread);
+    } else {
+      delete start;
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return -error;
+  }
+
   int GetAddrInfo(const char* node, const char* service, const addrinfo* hints, addrinfo** result,
                   int* error_number) noexcept override {
     // Without descriptors the resolver says EAI_NONAME, and only errno tells (EMFILE); an errno
@@ -228,6 +258,11 @@ class LinuxKernel final : public Kernel {
   void FreeAddrInfo(addrinfo* result) noexcept override { ::freeaddrinfo(result); }
 
  private:
+  struct Start {
+    void (*run)(void*);
+    void* argument;
+  };
+
 #ifndef HOLDFAST_NO_URING
   // IORING_SETUP_NO_SQARRAY of linux/io_uring.h, newer than liburing 2.3's copy.
   static constexpr unsigned kSetupNoSqArray = 1U << 16;

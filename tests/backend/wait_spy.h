@@ -101,6 +101,9 @@ class WaitSpy final : public Kernel {
   int GetRandom(void* data, std::size_t size) noexcept override {
     return inner_.GetRandom(data, size);
   }
+  int StartThread(void (*run)(void*), void* argument) noexcept override {
+    return inner_.StartThread(run, argument);
+  }
   int GetAddrInfo(const char* node, const char* service, const addrinfo* hints, addrinfo** result,
                   int* error_number) noexcept override {
     return inner_.GetAddrInfo(node, service, hints, result, error_number);

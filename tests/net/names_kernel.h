@@ -1,7 +1,7 @@
 // Linux with a resolver of the test's own: names answer what a script says, or hang until they may not.
 //
-// Everything but GetAddrInfo and FreeAddrInfo is passed on. One is never destroyed, as Linux is not: the
-// threads of the library's pool are detached, and nobody can say when the last one is outside of it.
+// Everything but GetAddrInfo and FreeAddrInfo is passed on; threads are counted. One is never destroyed,
+// as Linux is not: threads that look names up are detached, and hang as long as a test wants them to.
 #ifndef HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
 #define HOLDFAST_TESTS_NET_NAMES_KERNEL_H_
 
@@ -60,11 +60,36 @@ class NamesKernel final : public internal::Kernel {
     const std::lock_guard<std::mutex> lock(mutex_);
     return inside_max_;
   }
+  // Threads that run now, and all that ever did.
+  [[nodiscard]] int threads() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return threads_;
+  }
+  [[nodiscard]] int threads_started() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return threads_started_;
+  }
   [[nodiscard]] bool service_was_asked() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return service_was_asked_;
   }
 
+  int StartThread(void (*run)(void*), void* argument) noexcept override {
+    auto* const start = new Start{*this, run, argument};
+    Count(1);
+    const int result = real_.StartThread(
+        [](void* started) {
+          const std::unique_ptr<Start> what(static_cast<Start*>(started));
+          what->run(what->argument);
+          what->kernel.Count(-1);
+        },
+        start);
+    if (result != 0) {
+      Count(-1);
+      delete start;
+    }
+    return result;
+  }
   int GetAddrInfo(const char* node, const char* service, const addrinfo* hints, addrinfo** result,
                   int* error_number) noexcept override {
     std::unique_lock<std::mutex> lock(mutex_);
@@ -173,6 +198,18 @@ class NamesKernel final : public internal::Kernel {
   }
 
  private:
+  struct Start {
+    NamesKernel& kernel;
+    void (*run)(void*);
+    void* argument;
+  };
+
+  void Count(int change) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    threads_ += change;
+    if (change > 0) ++threads_started_;
+  }
+
   static addrinfo* MakeList(const std::vector<std::string>& addresses, int type) {
     addrinfo* list = nullptr;
     for (auto text = addresses.rbegin(); text != addresses.rend(); ++text) {
@@ -207,6 +244,8 @@ class NamesKernel final : public internal::Kernel {
   int calls_ = 0;
   int inside_ = 0;
   int inside_max_ = 0;
+  int threads_ = 0;
+  int threads_started_ = 0;
 };
 
 }  // namespace holdfast::test

@@ -7,6 +7,7 @@
 
 #include "net/link_fixture.h"
 #include "net/names_kernel.h"
+#include "sys/fault_kernel.h"
 
 namespace holdfast::test {
 namespace {
@@ -219,6 +220,63 @@ TEST_P(ResolverTest, FourThreadsLookUpAndTheRestWaitsItsTurn) {
   names_.Release();
   ASSERT_TRUE(RunUntil([&] { return diary_.ups == 11; }));
   EXPECT_LE(names_.inside_max(), 4);
+}
+
+TEST_P(ResolverTest, AThreadEndsWhenNothingIsLeftToLookUp) {
+  RawServer server;
+  names_.Set("feed", {.addresses = {"127.0.0.1"}});
+  LinkOptions options = Options("feed" + PortOf(server));
+  std::unique_ptr<Link> link = MakeStarted(std::move(options));
+  for (int session = 1; session <= 6; ++session) {
+    Fd peer = AcceptFrom(server);
+    ASSERT_TRUE(RunUntil([&] { return diary_.ups == session; }));
+    ASSERT_TRUE(RunUntil([&] { return names_.threads() == 0; }));
+    EXPECT_EQ(names_.threads_started(), session);
+    peer.Reset();
+  }
+}
+
+TEST_P(ResolverTest, OneKernelsLookUpsAreNotInTheWayOfAnothers) {
+  names_.Set("slow", {.hangs = true});
+  std::vector<std::unique_ptr<Link>> links;
+  for (int i = 0; i < 5; ++i) links.push_back(MakeStarted(Options("slow:1")));
+  ASSERT_TRUE(RunUntil([&] { return names_.inside() == 4; }));
+  const std::unique_ptr<Reactor> busy = std::move(reactor_);
+  NamesKernel& other = NamesKernel::Make();
+  other.Set("feed", {.addresses = {"127.0.0.1"}});
+  MakeReactor({.kernel = &other});
+  {
+    RawServer server;
+    Fd peer;
+    std::unique_ptr<Link> link = MakeUp(server, peer, Options("feed" + PortOf(server)));
+    EXPECT_EQ(other.calls(), 1);
+    EXPECT_EQ(names_.calls(), 4);
+  }
+  links.clear();
+}
+
+TEST_P(ResolverTest, WithoutAThreadTheAttemptFailsForWantOfIt) {
+  internal::FaultKernel kernel(names_);
+  names_.Set("feed", {.eai = EAI_NONAME});
+  const int rule =
+      kernel.Inject({.call = internal::KernelCall::kStartThread, .result = -EAGAIN, .count = 1});
+  MakeReactor({.kernel = &kernel});
+  LinkOptions options = Options("feed:7000");
+  options.backoff = {.initial = 1h, .max = 1h};
+  std::unique_ptr<Link> link = MakeStarted(std::move(options));
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(kernel.hits(rule), 1u);
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kResolve);
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kResource);
+  EXPECT_EQ(diary_.downs[0].error.code, EAGAIN);
+  EXPECT_EQ(names_.calls(), 0);
+  // The next attempt has its thread.
+  link->RetryNow();
+  ASSERT_TRUE(RunUntilDowns(2));
+  EXPECT_EQ(diary_.downs[1].error.code, EAI_NONAME);
+  link.reset();
+  ASSERT_TRUE(RunUntil([&] { return names_.threads() == 0; }));
+  MakeReactor({.kernel = &names_});
 }
 
 TEST_P(ResolverTest, AnAttemptThatWaitsForAThreadTimesOutToo) {

@@ -95,6 +95,7 @@ TEST(FaultKernelMethodsTest, EachIsPassedOnAsItselfAndHasItsOwnRule) {
       {KernelCall::kRingRegister, [&] { return outer.RingRegister(-1, 0, nullptr, 0); }},
       {KernelCall::kRingEnter, [&] { return outer.RingEnter(-1, 0, 0, 0, nullptr, 0); }},
       {KernelCall::kGetRandom, [&] { return outer.GetRandom(data, sizeof(data)); }},
+      {KernelCall::kStartThread, [&] { return outer.StartThread([](void*) {}, nullptr); }},
       {KernelCall::kGetAddrInfo,
        [&] { return outer.GetAddrInfo("::1", nullptr, nullptr, &names, &value); }},
   };

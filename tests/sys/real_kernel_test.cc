@@ -4,6 +4,8 @@
 #include <linux/seccomp.h>
 #include <linux/sockios.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -14,10 +16,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <thread>
+#include <vector>
 
 #include "loopback.h"
 #include "sys/kernel.h"
@@ -37,6 +41,23 @@ constexpr int kNoDescriptor = -1;
 
 bool ClosesOnExec(int fd) { return (::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0; }
 bool IsNonBlocking(int fd) { return (::fcntl(fd, F_GETFL) & O_NONBLOCK) != 0; }
+
+// From now on a system call answers this error on the calling thread. False where seccomp(2) is not
+// allowed.
+bool FailCall(unsigned call, int error) {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K,
+               SECCOMP_RET_ERRNO | (static_cast<unsigned>(error) & SECCOMP_RET_DATA)),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  sock_fprog filter{};
+  filter.len = sizeof(program) / sizeof(program[0]);
+  filter.filter = program;
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
 
 // --- Sockets.
 
@@ -300,19 +321,8 @@ class OldKernelTest : public EpollTest, public ::testing::WithParamInterface<int
 
  private:
   static bool Filter(int error) {
-    sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_epoll_pwait2, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K,
-                 SECCOMP_RET_ERRNO | (static_cast<unsigned>(error) & SECCOMP_RET_DATA)),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    sock_fprog filter{};
-    filter.len = sizeof(program) / sizeof(program[0]);
-    filter.filter = program;
-    if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return false;
-    if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) return false;
-    return ::syscall(SYS_epoll_pwait2, -1, nullptr, 0, nullptr, nullptr, 0) == -1 && errno == error;
+    return FailCall(SYS_epoll_pwait2, error) &&
+           ::syscall(SYS_epoll_pwait2, -1, nullptr, 0, nullptr, nullptr, 0) == -1 && errno == error;
   }
 };
 
@@ -438,6 +448,69 @@ TEST(RealKernelTest, AStaleErrnoIsNotTheResolvers) {
   errno = EMFILE;
   EXPECT_EQ(kernel.GetAddrInfo("no address", nullptr, &hints, &result, &error_number), EAI_NONAME);
   EXPECT_EQ(error_number, 0);
+}
+
+// --- Threads.
+
+// Of the calling thread, in order.
+std::vector<int> BlockedSignals() {
+  sigset_t mask{};
+  ::pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+  std::vector<int> signals;
+  for (int signal = 1; signal < NSIG; ++signal) {
+    if (::sigismember(&mask, signal) == 1) signals.push_back(signal);
+  }
+  return signals;
+}
+
+// What a thread of StartThread saw; the test waits for it.
+struct ThreadReport {
+  pthread_t self{};
+  std::vector<int> blocked;
+  int detached = -1;
+  std::atomic<bool> done{false};
+
+  static void Run(void* argument) {
+    auto& report = *static_cast<ThreadReport*>(argument);
+    report.self = ::pthread_self();
+    report.blocked = BlockedSignals();
+    report.done.store(true);
+    report.done.notify_one();
+  }
+};
+
+TEST(RealKernelTest, AThreadRunsBesideItsCreatorWithEverySignalBlocked) {
+  const std::vector<int> before = BlockedSignals();
+  ThreadReport report;
+  ASSERT_EQ(kernel.StartThread(&ThreadReport::Run, &report), 0);
+  report.done.wait(false);
+  EXPECT_FALSE(::pthread_equal(report.self, ::pthread_self()));
+  EXPECT_EQ(before, std::vector<int>());
+  // All but the two that nobody can block and the two that glibc keeps for itself (signal(7), nptl(7)).
+  std::vector<int> all;
+  for (int signal = 1; signal < NSIG; ++signal) {
+    const bool ours = signal < 32 || signal >= SIGRTMIN;
+    if (ours && signal != SIGKILL && signal != SIGSTOP) all.push_back(signal);
+  }
+  EXPECT_EQ(report.blocked, all);
+  EXPECT_EQ(BlockedSignals(), before);
+}
+
+TEST(RealKernelTest, AThreadThatCannotBeMadeIsAnErrnoAndLeavesTheSignalsAsTheyWere) {
+  bool filtered = false;
+  int result = 0;
+  ThreadReport report;
+  std::thread creator([&] {
+    filtered = FailCall(SYS_clone3, EAGAIN) && FailCall(SYS_clone, EAGAIN);
+    if (!filtered) return;
+    const std::vector<int> before = BlockedSignals();
+    result = kernel.StartThread(&ThreadReport::Run, &report);
+    EXPECT_EQ(BlockedSignals(), before);
+  });
+  creator.join();
+  if (!filtered) GTEST_SKIP() << "SKIPPED, not tested here: this process may not use seccomp";
+  EXPECT_EQ(result, -EAGAIN);
+  EXPECT_FALSE(report.done.load());
 }
 
 // --- Rings.
