@@ -170,6 +170,7 @@ class UringBackend final : public Backend {
 
   void Abandon() noexcept override {
     owner_ = {};
+    issuer_.ring.ForgetRegistration();
     slots_.ForEach([this](Socket& socket) { EndByForce(socket, issuer_.sends); });
   }
 

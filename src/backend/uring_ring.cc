@@ -65,7 +65,16 @@ std::string WhyNot(Call call, int result) {
 // --- UringRing.
 
 UringRing::~UringRing() {
-  if (open_) kernel_.RingExit(&ring_);
+  if (!open_) return;
+  // The index holds the ring, and what is in flight on it, also when the descriptor is closed. Another
+  // thread has another table; this one's is let go when it ends.
+  if ((enter_flags_ & IORING_ENTER_REGISTERED_RING) != 0 &&
+      registered_by_ == std::this_thread::get_id()) {
+    io_uring_rsrc_update update{};
+    update.offset = static_cast<__u32>(enter_fd_);
+    static_cast<void>(kernel_.RingRegister(fd(), IORING_UNREGISTER_RING_FDS, &update, 1));
+  }
+  kernel_.RingExit(&ring_);
 }
 
 absl::Status UringRing::Open(const BackendOptions& options) noexcept {
@@ -134,6 +143,7 @@ int UringRing::Enable() noexcept {
     if (kernel_.RingRegister(fd(), IORING_REGISTER_RING_FDS, &update, 1) == 1) {
       enter_fd_ = static_cast<int>(update.offset);
       enter_flags_ |= IORING_ENTER_REGISTERED_RING;
+      registered_by_ = std::this_thread::get_id();
     } else {
       features_ &= ~std::uint32_t{kUringRegisteredRing};
     }

@@ -30,6 +30,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "backend/backend.h"
@@ -88,6 +89,8 @@ class UringRing {
   [[nodiscard]] Staged Stage(std::uint64_t user_data) noexcept;
   [[nodiscard]] bool full() const noexcept;
   [[nodiscard]] bool backlogged() const noexcept { return !backlog_.empty(); }
+  // The thread that enabled it has ended, and its table of registered rings with it.
+  void ForgetRegistration() noexcept { registered_by_ = {}; }
   // The position of the first one that the kernel has not taken.
   [[nodiscard]] std::uint32_t submission_head() const noexcept {
     return io_uring_smp_load_acquire(ring_.sq.khead);
@@ -136,6 +139,7 @@ class UringRing {
   std::uint32_t features_ = 0;
   int enter_fd_ = -1;                   // The ring's descriptor, or its index as a registered one.
   unsigned enter_flags_ = 0;            // Given with every enter.
+  std::thread::id registered_by_;       // Whose table has the index; none: nobody's.
   std::unique_ptr<Scratch[]> scratch_;  // One for each entry of the queue.
   // Empty but for the two cases above; apart, because a submission ends in an array of no size.
   std::deque<io_uring_sqe> backlog_;

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/uring_ring.h"
 #include "backend_fixture.h"
 #include "base/poison.h"
 #include "base/random.h"
@@ -1049,6 +1050,16 @@ void CountEveryByte(BackendWorld& world, FaultKernel& kernel, std::size_t sends_
     stream.socket->Close();
     EXPECT_EQ(stream.received, stream.sent);
     EXPECT_GT(stream.sent, 0u);
+  }
+}
+
+TEST_F(UringTest, ARingThatEndsGivesBackItsPlaceInTheTableOfTheThread) {
+  // A thread has sixteen (io_uring_register(2), IORING_REGISTER_RING_FDS).
+  for (int i = 0; i < 40; ++i) {
+    UringRing ring(kernel_);
+    ASSERT_TRUE(ring.Open({}).ok());
+    ASSERT_EQ(ring.Enable(), 0);
+    ASSERT_TRUE(ring.has(kUringRegisteredRing)) << "ring " << i;
   }
 }
 
