@@ -13,6 +13,10 @@ DESTDIR  ?=
 URING    ?= 1
 SANITIZE ?=
 V        ?= 0
+SEEDS    ?= 2000
+FIRST    ?= 1
+JOBS     ?= $(shell nproc)
+TARGETS  ?=
 
 ifeq ($(origin CXX),default)
 CXX := g++
@@ -61,8 +65,8 @@ require        = $(if $(shell $(PKG_CONFIG) --exists $1 2>/dev/null && echo yes)
 require_all    = $(if $1,$(call not_found,$1,$(foreach p,$1,$(call debian_package,$p))))
 
 goals     := $(or $(MAKECMDGOALS),all)
-no_build  := help clean format uninstall check-floors check-errno check-waitall check-format
-no_tests  := all lib demo docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
+no_build  := help clean format uninstall check-floors check-errno check-waitall check-references check-format
+no_tests  := all lib demo sim check-sim docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
 ifneq (,$(filter-out $(no_build),$(goals)))
   $(call require_tool,$(PKG_CONFIG),pkg-config)
   $(call require_tool,$(CXX),$(if $(findstring clang,$(CXX)),clang,g++))
@@ -105,13 +109,16 @@ export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 
 # --- Sources -------------------------------------------------------------------------------------------
 
-FLOORS  := base core machine sys backend reactor net
+FLOORS  := base core machine sys backend reactor net sim
 objects  = $(patsubst %.cc,$(OBJ)/%.o,$1)
 
 # Test support, although it lives beside the Kernel that it wraps.
 SUPPORT_SOURCES := $(wildcard src/sys/fault_kernel.cc tests/support/*.cc)
-not_in_library  := src/sys/fault_kernel.cc $(if $(filter 0,$(URING)),$(wildcard src/backend/uring*.cc))
+not_in_library  := src/sys/fault_kernel.cc src/sim/% $(if $(filter 0,$(URING)),$(wildcard src/backend/uring*.cc))
 LIB_SOURCES     := $(filter-out $(not_in_library),$(foreach f,$(FLOORS),$(sort $(wildcard src/$f/*.cc))))
+
+# Floor 6, a library of its own: who ships a program does not link it, who tests one does.
+SIM_SOURCES     := $(filter-out $(if $(filter 0,$(URING)),$(wildcard src/sim/ring*.cc)),$(sort $(wildcard src/sim/*.cc)))
 
 # holdfast-echo and holdfast-echod: one main each, everything else in tools/echo is shared.
 ECHO_MAINS      := $(wildcard tools/echo/echo_main.cc tools/echo/echod_main.cc)
@@ -120,14 +127,19 @@ PROGRAMS        := $(if $(filter %/echo_main.cc,$(ECHO_MAINS)),$(BIN)/holdfast-e
                    $(if $(filter %/echod_main.cc,$(ECHO_MAINS)),$(BIN)/holdfast-echod)
 TABLES          := $(if $(wildcard tools/print_tables.cc),$(BIN)/print_tables)
 
+# The swarm: the runtime over the simulated kernel, a world for each seed.
+SWARM_SOURCES   := $(sort $(wildcard tools/swarm/*.cc))
+SWARM           := $(if $(filter 1,$(URING)),$(BIN)/holdfast-sim)
+
 # One test binary a directory of tests: the floors from the ground up, then the rest, e2e last.
-not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc))
+not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc tests/sim/ring*_test.cc))
 suite_sources    = $(filter-out $(not_tested),$(sort $(wildcard tests/$1/*_test.cc)))
 suites_found    := $(foreach s,$(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc)))),$(if $(call suite_sources,$s),$s))
 SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e,$(suites_found)) $(filter e2e,$(suites_found))
 TESTS           := $(patsubst %,$(BIN)/%_test,$(strip $(SUITES)))
 
 HOLDFAST_LIB := $(LIB)/libholdfast.a
+SIM_LIB      := $(LIB)/libholdfast_sim.a
 SUPPORT_LIB  := $(LIB)/libholdfast_test.a
 ECHO_LIB     := $(LIB)/libholdfast_echo.a
 
@@ -139,10 +151,13 @@ CODE             := $(sort $(wildcard $(foreach d,include/holdfast include/holdf
 
 ##@ Build
 all: lib $(PROGRAMS) $(TABLES) ## the library and the tools
-lib: $(HOLDFAST_LIB) ## libholdfast.a alone
+lib: $(HOLDFAST_LIB) $(SIM_LIB) ## libholdfast.a and libholdfast_sim.a alone
 tests: $(TESTS) ## the test binaries, without running them
 
 ##@ Run
+sim: $(SWARM) ## the swarm over the simulated kernel: SEEDS=2000 FIRST=1 JOBS=2; HOLDFAST_SEED=7 plays one again
+	$(Q)$(SWARM) --first=$(FIRST) --seeds=$(SEEDS) --jobs=$(JOBS) $(if $(TARGETS),--targets)
+
 demo: all ## server up, killed, revived; the link comes back, on both backends
 	$(Q)HOLDFAST_BIN=$(abspath $(BIN)) tools/demo.sh
 
@@ -156,8 +171,8 @@ tsan: ## the tests under ThreadSanitizer
 	$(Q)+$(MAKE) SANITIZE=thread test
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
-CHECKS := check-floors check-errno check-waitall check-format check-headers check-nm check-docs \
-          check-compilers check-epoll check-install asan tsan
+CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
+          check-compilers check-sim check-epoll check-install asan tsan
 check: ## every check-* below, then asan and tsan
 	$(Q)+tools/check/run_steps.sh $(foreach c,$(CHECKS),'$(MAKE) $c')
 
@@ -171,6 +186,9 @@ check-errno: ## no errno constant outside core/error* and sys
 check-waitall: ## MSG_WAITALL stands exactly once
 	$(Q)$(PYTHON) -B tools/check/check_waitall.py
 
+check-references: ## every document that a comment or a page names exists
+	$(Q)$(PYTHON) -B tools/check/check_references.py
+
 check-format: ## clang-format would change nothing
 	$(Q)tools/check/check_format.sh $(CODE)
 
@@ -178,7 +196,7 @@ check-headers: ## each public header compiles alone, also without exceptions and
 	$(Q)tools/check/check_headers.sh '$(LANGUAGE) $(PACKAGE_CFLAGS)' '$(CXX)' '$(OTHER_CXX)'
 
 check-nm: lib ## no call of a socket function outside src/sys
-	$(Q)$(PYTHON) -B tools/check/check_nm.py $(OBJ)/src $(call objects,$(LIB_SOURCES))
+	$(Q)$(PYTHON) -B tools/check/check_nm.py $(OBJ)/src $(call objects,$(LIB_SOURCES) $(SIM_SOURCES))
 
 check-docs: $(TABLES) ## docs/errors.md and docs/link.md say what the tables say
 	$(Q)$(if $(TABLES),$(PYTHON) -B tools/check/tables.py --check $(TABLES),tools/check/skip.sh check-docs 'there is no tools/print_tables.cc')
@@ -189,12 +207,16 @@ check-compilers: ## the library and the tools with the other compiler
 	  $(MAKE) CXX=$(OTHER_CXX) BUILD=$(BUILD)/$(OTHER_CXX) all && echo 'check-compilers: $(OTHER_CXX) is clean'; \
 	else tools/check/skip.sh check-compilers '$(OTHER_CXX) is not installed: apt-get install $(if $(findstring clang,$(OTHER_CXX)),clang,g++)'; fi
 
+check-sim: ## 2,000 seeds of the swarm, broad enough; and 100 that are the same with the other compiler
+	$(Q)+$(MAKE) sim SEEDS=2000 TARGETS=1
+	$(Q)+MAKE='$(MAKE)' tools/check/check_determinism.sh $(BUILD) '$(OTHER_CXX)'
+
 check-epoll: ## the epoll-only build neither includes nor links liburing, and holds the contract
 	$(Q)+$(MAKE) URING=0 SANITIZE= all check-no-uring
 	$(Q)+$(MAKE) URING=0 SANITIZE= test SUITES='backend reactor'
 
 check-no-uring:
-	$(Q)tools/check/check_no_uring.sh $(HOLDFAST_LIB) $(PROGRAMS)
+	$(Q)tools/check/check_no_uring.sh $(HOLDFAST_LIB) $(PROGRAMS) && tools/check/check_no_uring.sh $(SIM_LIB)
 
 check-install: all ## README's program builds from a clean prefix; uninstall leaves nothing
 	$(Q)+MAKE='$(MAKE)' CXX='$(CXX)' tools/check/check_install.sh $(URING)
@@ -204,7 +226,7 @@ format: ## clang-format over all sources
 	$(Q)clang-format -i $(CODE)
 
 tidy: ## clang-tidy over the library and the tools (slow; not part of check)
-	$(Q)clang-tidy --quiet $(LIB_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) -- -xc++ $(LANGUAGE) $(INCLUDES_tools) $(DEFINES) $(PACKAGE_CFLAGS)
+	$(Q)clang-tidy --quiet $(LIB_SOURCES) $(SIM_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) -- -xc++ $(LANGUAGE) $(INCLUDES_tools) $(DEFINES) $(PACKAGE_CFLAGS)
 
 docs: $(BIN)/print_tables ## write the tables into docs/errors.md and docs/link.md
 	$(Q)$(PYTHON) -B tools/check/tables.py --update $(BIN)/print_tables
@@ -214,7 +236,7 @@ clean: ## remove $(BUILD)
 
 ##@ Install
 installed_headers := $(PUBLIC_HEADERS:include/%=%) $(INTERNAL_HEADERS:include/%=%)
-install: all ## headers, libholdfast.a, holdfast.pc, the echo pair; PREFIX=/usr/local DESTDIR=
+install: all ## headers, libholdfast.a, libholdfast_sim.a, their .pc, the echo pair; PREFIX=/usr/local DESTDIR=
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)$(INSTALL) -d '$(DESTDIR)$(PREFIX)/include/holdfast' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin'
 	$(Q)$(INSTALL) -m 644 $(PUBLIC_HEADERS) '$(DESTDIR)$(PREFIX)/include/holdfast'
@@ -222,15 +244,17 @@ ifneq (,$(INTERNAL_HEADERS))
 	$(Q)$(INSTALL) -d '$(DESTDIR)$(PREFIX)/include/holdfast/internal'
 	$(Q)$(INSTALL) -m 644 $(INTERNAL_HEADERS) '$(DESTDIR)$(PREFIX)/include/holdfast/internal'
 endif
-	$(Q)$(INSTALL) -m 644 $(HOLDFAST_LIB) '$(DESTDIR)$(PREFIX)/lib'
-	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(PACKAGES)|; s|@PRIVATE@|$(PRIVATE)|' \
-	  tools/holdfast.pc.in >$(OUT)/holdfast.pc
-	$(Q)$(INSTALL) -m 644 $(OUT)/holdfast.pc '$(DESTDIR)$(PREFIX)/lib/pkgconfig'
+	$(Q)$(INSTALL) -m 644 $(HOLDFAST_LIB) $(SIM_LIB) '$(DESTDIR)$(PREFIX)/lib'
+	$(Q)for p in holdfast holdfast_sim; do \
+	  sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(PACKAGES)|; s|@PRIVATE@|$(PRIVATE)|' \
+	    tools/$$p.pc.in >$(OUT)/$$p.pc || exit 1; \
+	done
+	$(Q)$(INSTALL) -m 644 $(OUT)/holdfast.pc $(OUT)/holdfast_sim.pc '$(DESTDIR)$(PREFIX)/lib/pkgconfig'
 	$(Q)$(if $(strip $(PROGRAMS)),$(INSTALL) -m 755 $(PROGRAMS) '$(DESTDIR)$(PREFIX)/bin')
 
 uninstall: ## remove exactly what install put there
 	$(call say,REMOVE,$(DESTDIR)$(PREFIX))
-	$(Q)cd '$(DESTDIR)$(PREFIX)' && rm -f $(installed_headers:%=include/%) lib/libholdfast.a lib/pkgconfig/holdfast.pc bin/holdfast-echo bin/holdfast-echod
+	$(Q)cd '$(DESTDIR)$(PREFIX)' && rm -f $(installed_headers:%=include/%) lib/libholdfast.a lib/libholdfast_sim.a lib/pkgconfig/holdfast.pc lib/pkgconfig/holdfast_sim.pc bin/holdfast-echo bin/holdfast-echod
 	$(Q)cd '$(DESTDIR)$(PREFIX)' && for d in include/holdfast/internal include/holdfast; do if [ -d $$d ]; then rmdir --ignore-fail-on-non-empty $$d; fi; done
 
 ##@ Help
@@ -245,10 +269,11 @@ help: ## this list
 	  'CXXFLAGS=' 'flags to add, after ours' \
 	  'URING=0' 'epoll only, without liburing (in $$(BUILD)/epoll)' \
 	  'SANITIZE=' 'address,undefined or thread (in $$(BUILD)/asan, $$(BUILD)/tsan)' \
+	  'SEEDS=2000' 'of make sim; FIRST=1 JOBS=2 beside it' \
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo sim test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 
@@ -261,7 +286,7 @@ SOURCES_TXT := $(OBJ)/sources.txt
 $(COMPILE_TXT): FORCE
 	$(call keep_text,$(COMPILE) $(CPPFLAGS) $(CXXFLAGS) | $(LDFLAGS))
 $(SOURCES_TXT): FORCE
-	$(call keep_text,$(LIB_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+	$(call keep_text,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(foreach s,$(suites_found),$(call suite_sources,$s)))
 
 INCLUDES_src   := -Iinclude -Isrc
 INCLUDES_tools := -Iinclude -Isrc -Itools
@@ -285,6 +310,9 @@ link    = $(Q)mkdir -p $(@D) && $(LINK) -o $@ $(filter %.o,$^) $(filter %.a,$^) 
 $(HOLDFAST_LIB): $(call objects,$(LIB_SOURCES)) $(SOURCES_TXT)
 	$(call say,AR,$@)
 	$(archive)
+$(SIM_LIB): $(call objects,$(SIM_SOURCES)) $(SOURCES_TXT)
+	$(call say,AR,$@)
+	$(archive)
 $(SUPPORT_LIB): $(call objects,$(SUPPORT_SOURCES)) $(SOURCES_TXT)
 	$(call say,AR,$@)
 	$(archive)
@@ -298,6 +326,9 @@ $(BIN)/holdfast-echo: $(OBJ)/tools/echo/echo_main.o $(ECHO_LIB) $(HOLDFAST_LIB)
 $(BIN)/holdfast-echod: $(OBJ)/tools/echo/echod_main.o $(ECHO_LIB) $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(TOOL_LIBS))
+$(BIN)/holdfast-sim: $(call objects,$(SWARM_SOURCES)) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
+	$(call say,LINK,$@)
+	$(call link,$(PACKAGE_LIBS))
 $(BIN)/receive_buffers: $(OBJ)/tools/bench/receive_buffers.o $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(PACKAGE_LIBS))
@@ -307,10 +338,10 @@ $(BIN)/print_tables: $(OBJ)/tools/print_tables.o $(HOLDFAST_LIB)
 
 # A main in tests/support comes before gmock's, which is then not linked.
 define suite
-$(BIN)/$1_test: $(call objects,$(call suite_sources,$1)) $(SUPPORT_LIB) $(ECHO_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
+$(BIN)/$1_test: $(call objects,$(call suite_sources,$1)) $(SUPPORT_LIB) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
 	$$(call say,LINK,$$@)
 	$$(call link,$$(TEST_LIBS) $$(TOOL_LIBS))
 endef
 $(foreach s,$(suites_found),$(eval $(call suite,$s)))
 
--include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+-include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))

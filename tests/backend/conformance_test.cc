@@ -20,6 +20,7 @@
 
 #include "backend_fixture.h"
 #include "base/random.h"
+#include "sim/sim_fixture.h"
 #include "support/seed.h"
 
 namespace holdfast::internal {
@@ -1621,6 +1622,17 @@ TEST_P(ConformanceTest, VerbsBeforeTheFirstEnableAreKept) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Real, ConformanceTest, testing::ValuesIn(RealBackendCases()), CaseName);
+
+// The same over the simulated kernel: what the simulator promises is what Linux does.
+std::vector<BackendCase> SimBackendCases() {
+  std::vector<BackendCase> cases = RealBackendCases();
+  for (BackendCase& sim : cases) {
+    sim.kernel = &sim::LoopbackKernel;
+    sim.real = false;
+  }
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(Sim, ConformanceTest, testing::ValuesIn(SimBackendCases()), CaseName);
 
 }  // namespace
 }  // namespace holdfast::internal

@@ -36,7 +36,22 @@ fi
 $CXX -std=c++20 -Wall -Wextra -Werror $(pkg-config --cflags holdfast) "$prefix/program.cc" \
   $(pkg-config --static --libs holdfast) -o "$prefix/program" || fail "$program: its program does not build from the installed files"
 
-# It says hello to the installed echo server, prints the answer, closes, and ends by itself.
+# So does a test in a simulated world, and it runs.
+cat >"$prefix/sim.cc" <<'END'
+#include <holdfast/sim.h>
+int main() {
+  holdfast::SimWorld world;
+  world.AddHost("host");
+  world.RunFor(std::chrono::hours(24));
+  return world.elapsed() == std::chrono::hours(24) ? 0 : 1;
+}
+END
+# shellcheck disable=SC2046,SC2086  # flags are words
+$CXX -std=c++20 -Wall -Wextra -Werror $(pkg-config --cflags holdfast_sim) "$prefix/sim.cc" \
+  $(pkg-config --static --libs holdfast_sim) -o "$prefix/sim" || fail 'a program does not build with holdfast_sim'
+"$prefix/sim" || fail 'a program with holdfast_sim does not run'
+
+# README's program says hello to the installed echo server, prints the answer, closes, and ends by itself.
 "$prefix/usr/bin/holdfast-echod" 127.0.0.1:0 >"$prefix/server" &
 server=$!
 trap 'kill "$server" 2>/dev/null || true; rm -rf "$prefix"' EXIT

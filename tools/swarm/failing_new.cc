@@ -1,0 +1,24 @@
+#include "swarm/failing_new.h"
+
+#include <new>
+
+namespace holdfast::swarm {
+namespace {
+
+internal::sim::FaultPlan* asked = nullptr;
+
+bool Fails() noexcept {
+  return asked != nullptr && asked->Strikes(internal::sim::Fault::kAllocationFailure);
+}
+
+}  // namespace
+
+FailingNew::FailingNew(internal::sim::FaultPlan& plan) noexcept { asked = &plan; }
+FailingNew::~FailingNew() { asked = nullptr; }
+
+}  // namespace holdfast::swarm
+
+// Replaces the library's own, which would call the plain operator as well.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return holdfast::swarm::Fails() ? nullptr : ::operator new(size);
+}
