@@ -65,7 +65,7 @@ TEST_P(ResolverTest, WhatTheResolverSaysIsClassed) {
       {{.eai = EAI_AGAIN}, ErrorClass::kNameTemporary, EAI_AGAIN},
       {{.eai = EAI_FAIL}, ErrorClass::kNameTemporary, EAI_FAIL},
       {{.eai = EAI_MEMORY}, ErrorClass::kResource, EAI_MEMORY},
-      // This host's trouble, which getaddrinfo calls a name that does not exist (KERNEL.md 11).
+      // This host's trouble, which getaddrinfo calls a name that does not exist (docs/kernel.md 11).
       {{.eai = EAI_NONAME, .error_number = EMFILE}, ErrorClass::kResource, EMFILE},
       {{.eai = EAI_NONAME, .error_number = ENFILE}, ErrorClass::kResource, ENFILE},
       {{.eai = EAI_SYSTEM, .error_number = EMFILE}, ErrorClass::kResource, EMFILE},
