@@ -316,6 +316,8 @@ ssize_t UnixSocket::Send(const iovec* parts, std::size_t count, int) {
     if (error_ != 0) return sent > 0 ? static_cast<ssize_t>(sent) : TakeError();
     // One chunk may go beyond the limit, as in Linux.
     if (memory_ >= limit) return sent > 0 ? static_cast<ssize_t>(sent) : -EAGAIN;
+    // A shutdown of the peer from before it was connected is not known here.
+    if ((peer_->shutdown_ & kNoReceive) != 0) return sent > 0 ? static_cast<ssize_t>(sent) : -EPIPE;
     Chunk chunk;
     std::size_t left = std::min(size - sent, chunk_max);
     chunk.memory = UnixChunkMemory(left);
