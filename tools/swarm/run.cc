@@ -155,16 +155,26 @@ class Run {
   void Build();
   void Disturb(const Disturbance& disturbance);
   void Undo(const Disturbance& disturbance);
+  void PostFromThread(SimHost& host);
   void HealAll();
   void CheckAccounts();
   void CheckStats(SimHost& host);
   [[nodiscard]] bool AllUp() const;
   [[nodiscard]] bool AllEnded() const;
 
+  struct ThreadPost {
+    Run* run = nullptr;
+    SimHost* host = nullptr;
+    Reactor* reactor = nullptr;
+    Instant posted{};
+    Instant run_at{};
+  };
+
   RunResult result_;
   const Scenario scenario_;
   Random random_;
   std::vector<Incarnation> incarnations_;
+  std::vector<std::unique_ptr<ThreadPost>> thread_posts_;
   bool disturbed_ = true;
   bool stalls_;
   Duration freeze_max_{0};
@@ -570,9 +580,39 @@ void Run::Disturb(const Disturbance& disturbance) {
       }
       return victim.reactor().Stop();
     }
+    case Disturbance::Kind::kThreadPosts:
+      if (victim.running()) PostFromThread(victim);
+      return;
     case Disturbance::Kind::kCount:
       return;
   }
+}
+
+// What another thread posts wakes the loop at once, whatever it waits for.
+void Run::PostFromThread(SimHost& host) {
+  auto post = std::make_unique<ThreadPost>();
+  post->run = this;
+  post->reactor = &host.reactor();
+  post->host = &host;
+  ThreadPost& placed = *thread_posts_.emplace_back(std::move(post));
+  Inside::KernelOf(host).StartThread(
+      [](void* argument) {
+        auto& mine = *static_cast<ThreadPost*>(argument);
+        // Later than whatever was done from outside, which wakes every loop.
+        internal::sim::Schedule::Sleeper sleeper;
+        auto& schedule = mine.run->inner().schedule;
+        schedule.Block(sleeper, schedule.now() + 1us);
+        if (!mine.host->running() || &mine.host->reactor() != mine.reactor) return;
+        mine.posted = schedule.now();
+        mine.reactor->Post([&mine] {
+          mine.run_at = mine.run->inner().schedule.now();
+          if (mine.run_at > mine.posted + mine.run->AllowancesOf(*mine.reactor).loop) {
+            mine.run->Violate("a post from another thread waited for " +
+                              std::to_string((mine.run_at - mine.posted).count()) + " ns");
+          }
+        });
+      },
+      &placed);
 }
 
 void Run::Undo(const Disturbance& disturbance) {
@@ -604,6 +644,7 @@ void Run::Undo(const Disturbance& disturbance) {
       return world_.SetPath(client, server, path_);
     }
     case Disturbance::Kind::kHeal:
+    case Disturbance::Kind::kThreadPosts:
     case Disturbance::Kind::kCount:
       return;
   }

@@ -50,6 +50,7 @@ struct Disturbance {
     kRename,       // A name answers with other addresses, or not at all.
     kSlow,         // Latency, bandwidth, loss.
     kPosts,        // Posts and a Stop while it runs.
+    kThreadPosts,  // A post from another thread while the loop sleeps.
     kCount,
   };
   Kind kind{};
