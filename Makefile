@@ -90,7 +90,7 @@ LANGUAGE := -std=c++20 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror
 ifeq (,$(SANITIZE))
 MODE     := -O2 -g -fno-omit-frame-pointer
 else
-MODE     := -O1 -g -fno-omit-frame-pointer -fno-optimize-sibling-calls -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
+MODE     := -O1 -g1 -fno-omit-frame-pointer -fno-optimize-sibling-calls -fsanitize=$(SANITIZE) -fno-sanitize-recover=all
 # g++ 12 with a sanitizer takes std::stop_source for uninitialized (its own stop_token header).
 MODE     += $(if $(findstring clang,$(CXX)),,-Wno-maybe-uninitialized)
 # UBSan's vptr check probes memory through a pipe, and cries wolf in tests that use up all descriptors.
@@ -167,8 +167,9 @@ test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
+# The simulator is one thread by construction: there is nothing for ThreadSanitizer to see.
 tsan: ## the tests under ThreadSanitizer
-	$(Q)+$(MAKE) SANITIZE=thread test
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim,$(SUITES))'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
