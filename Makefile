@@ -167,9 +167,9 @@ test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
-# The simulator is one thread by construction: there is nothing for ThreadSanitizer to see.
-tsan: ## the tests under ThreadSanitizer
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim,$(SUITES))'
+# A simulated world is one thread by construction: there is nothing for ThreadSanitizer to see.
+tsan: ## the tests under ThreadSanitizer, but for those in a simulated world
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
