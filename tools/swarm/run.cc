@@ -625,7 +625,8 @@ void Run::Undo(const Disturbance& disturbance) {
     case Disturbance::Kind::kPosts:  // Its loop has ended.
       return victim.Restart();
     case Disturbance::Kind::kFreeze:
-      if (disturbance.at_client) {
+      // Where the clock stalls as well, the one fresh lease may have been granted for that.
+      if (disturbance.at_client && scenario_.rates[static_cast<std::size_t>(Fault::kClock)] == 0) {
         for (const Incarnation& incarnation : incarnations_) {
           if (incarnation.client != disturbance.client) continue;
           incarnation.checker->OnFrozen(world_.Now() - disturbance.lasts, world_.Now());
