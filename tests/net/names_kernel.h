@@ -17,12 +17,15 @@
 #include <holdfast/endpoint.h>
 
 #include "net/net_fixture.h"
+#include "support/forwarding_kernel.h"
 #include "sys/kernel.h"
 
 namespace holdfast::test {
 
-class NamesKernel final : public internal::Kernel {
+class NamesKernel final : public internal::ForwardingKernel {
  public:
+  NamesKernel() noexcept : ForwardingKernel(internal::RealKernel()) {}
+
   struct Answer {
     int eai = 0;
     int error_number = 0;
@@ -77,7 +80,7 @@ class NamesKernel final : public internal::Kernel {
   int StartThread(void (*run)(void*), void* argument) noexcept override {
     auto* const start = new Start{*this, run, argument};
     Count(1);
-    const int result = real_.StartThread(
+    const int result = inner_.StartThread(
         [](void* started) {
           const std::unique_ptr<Start> what(static_cast<Start*>(started));
           what->run(what->argument);
@@ -114,87 +117,6 @@ class NamesKernel final : public internal::Kernel {
       delete result;
       result = next;
     }
-  }
-
-  // --- Passed on.
-  int Socket(int domain, int type, int protocol) noexcept override {
-    return real_.Socket(domain, type, protocol);
-  }
-  int SocketPair(int domain, int type, int protocol, int fds[2]) noexcept override {
-    return real_.SocketPair(domain, type, protocol, fds);
-  }
-  int Bind(int fd, const sockaddr* address, socklen_t size) noexcept override {
-    return real_.Bind(fd, address, size);
-  }
-  int Listen(int fd, int backlog) noexcept override { return real_.Listen(fd, backlog); }
-  int Accept4(int fd, sockaddr* address, socklen_t* size, int flags) noexcept override {
-    return real_.Accept4(fd, address, size, flags);
-  }
-  int Connect(int fd, const sockaddr* address, socklen_t size) noexcept override {
-    return real_.Connect(fd, address, size);
-  }
-  ssize_t Send(int fd, const void* data, std::size_t size, int flags) noexcept override {
-    return real_.Send(fd, data, size, flags);
-  }
-  ssize_t SendMsg(int fd, const msghdr* message, int flags) noexcept override {
-    return real_.SendMsg(fd, message, flags);
-  }
-  ssize_t Recv(int fd, void* data, std::size_t size, int flags) noexcept override {
-    return real_.Recv(fd, data, size, flags);
-  }
-  ssize_t RecvMsg(int fd, msghdr* message, int flags) noexcept override {
-    return real_.RecvMsg(fd, message, flags);
-  }
-  int Shutdown(int fd, int how) noexcept override { return real_.Shutdown(fd, how); }
-  int Close(int fd) noexcept override { return real_.Close(fd); }
-  int GetSockOpt(int fd, int level, int name, void* value, socklen_t* size) noexcept override {
-    return real_.GetSockOpt(fd, level, name, value, size);
-  }
-  int SetSockOpt(int fd, int level, int name, const void* value, socklen_t size) noexcept override {
-    return real_.SetSockOpt(fd, level, name, value, size);
-  }
-  int GetSockName(int fd, sockaddr* address, socklen_t* size) noexcept override {
-    return real_.GetSockName(fd, address, size);
-  }
-  int GetPeerName(int fd, sockaddr* address, socklen_t* size) noexcept override {
-    return real_.GetPeerName(fd, address, size);
-  }
-  int Ioctl(int fd, unsigned long request, int* value) noexcept override {
-    return real_.Ioctl(fd, request, value);
-  }
-  int EpollCreate() noexcept override { return real_.EpollCreate(); }
-  int EpollCtl(int epoll_fd, int operation, int fd, epoll_event* event) noexcept override {
-    return real_.EpollCtl(epoll_fd, operation, fd, event);
-  }
-  int EpollWait(int epoll_fd, epoll_event* events, int events_max,
-                Duration timeout) noexcept override {
-    return real_.EpollWait(epoll_fd, events, events_max, timeout);
-  }
-  int EventFd() noexcept override { return real_.EventFd(); }
-  int TimerFd() noexcept override { return real_.TimerFd(); }
-  int TimerFdSet(int fd, Instant deadline) noexcept override {
-    return real_.TimerFdSet(fd, deadline);
-  }
-  ssize_t Read(int fd, void* data, std::size_t size) noexcept override {
-    return real_.Read(fd, data, size);
-  }
-  ssize_t Write(int fd, const void* data, std::size_t size) noexcept override {
-    return real_.Write(fd, data, size);
-  }
-  int RingSetup(unsigned entries, io_uring_params* parameters, io_uring* ring) noexcept override {
-    return real_.RingSetup(entries, parameters, ring);
-  }
-  void RingExit(io_uring* ring) noexcept override { real_.RingExit(ring); }
-  int RingRegister(int ring_fd, unsigned opcode, void* argument, unsigned count) noexcept override {
-    return real_.RingRegister(ring_fd, opcode, argument, count);
-  }
-  int RingEnter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
-                void* argument, std::size_t argument_size) noexcept override {
-    return real_.RingEnter(ring_fd, to_submit, min_complete, flags, argument, argument_size);
-  }
-  Instant ClockNow() noexcept override { return real_.ClockNow(); }
-  int GetRandom(void* data, std::size_t size) noexcept override {
-    return real_.GetRandom(data, size);
   }
 
  private:
@@ -235,7 +157,6 @@ class NamesKernel final : public internal::Kernel {
     return list;
   }
 
-  internal::Kernel& real_ = internal::RealKernel();
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<std::string, Answer> answers_;
