@@ -1,5 +1,7 @@
 #include "echo/message.h"
 
+#include <endian.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -15,13 +17,11 @@ constexpr std::size_t kLinkAt = 12;
 constexpr std::size_t kSequenceAt = 16;
 constexpr std::size_t kChecksumAt = 24;
 
-// FNV-1a, draft-eastlake-fnv: small, and good enough to notice bytes out of place.
-constexpr std::uint64_t kHashBasis = 14695981039346656037u;
 constexpr std::uint64_t kHashPrime = 1099511628211u;
 
-std::uint64_t Hash(std::uint64_t hash, const unsigned char* bytes, std::size_t size) {
-  for (std::size_t i = 0; i < size; ++i) hash = (hash ^ bytes[i]) * kHashPrime;
-  return hash;
+std::uint64_t Mix(std::uint64_t hash, std::uint64_t word) {
+  hash = (hash ^ word) * kHashPrime;
+  return hash ^ (hash >> 32);
 }
 
 template <typename T>
@@ -38,6 +38,26 @@ T Get(const unsigned char* at) {
 
 }  // namespace
 
+void Checksum::Add(const unsigned char* bytes, std::size_t size) {
+  std::size_t i = 0;
+  while (i < size) {
+    if (filled_ == 0 && size - i >= sizeof(word_)) {
+      std::uint64_t word;
+      std::memcpy(&word, bytes + i, sizeof(word));
+      hash_ = Mix(hash_, le64toh(word));
+      i += sizeof(word_);
+      continue;
+    }
+    word_ |= std::uint64_t{bytes[i++]} << filled_;
+    filled_ += 8;
+    if (filled_ < 64) continue;
+    hash_ = Mix(hash_, word_);
+    word_ = filled_ = 0;
+  }
+}
+
+std::uint64_t Checksum::value() const { return filled_ == 0 ? hash_ : Mix(hash_, word_); }
+
 void Encode(const Message& message, std::string& out) {
   const std::size_t length = kHeaderBytes + message.payload.size();
   HOLDFAST_CHECK(length <= kMessageBytesMax);
@@ -52,9 +72,10 @@ void Encode(const Message& message, std::string& out) {
   if (!message.payload.empty()) {
     std::memcpy(bytes + kHeaderBytes, message.payload.data(), message.payload.size());
   }
-  std::uint64_t hash = Hash(kHashBasis, bytes, kChecksumAt);
-  hash = Hash(hash, bytes + kHeaderBytes, message.payload.size());
-  Put(bytes + kChecksumAt, hash);
+  Checksum checksum;
+  checksum.Add(bytes, kChecksumAt);
+  checksum.Add(bytes + kHeaderBytes, message.payload.size());
+  Put(bytes + kChecksumAt, checksum.value());
 }
 
 void MessageReader::Reset() {
@@ -76,8 +97,9 @@ bool MessageReader::ParseHeader() {
   message_.sequence = Get<std::uint64_t>(header + kSequenceAt);
   message_.payload = {};
   length_ = length;
-  checksum_ = Get<std::uint64_t>(header + kChecksumAt);
-  hash_ = Hash(kHashBasis, header, kChecksumAt);
+  claimed_ = Get<std::uint64_t>(header + kChecksumAt);
+  checksum_ = Checksum();
+  checksum_.Add(header, kChecksumAt);
   payload_.clear();
   return true;
 }
@@ -94,12 +116,12 @@ MessageReader::Found MessageReader::Read(std::span<const std::byte>& bytes) {
     }
     const std::size_t taken = std::min(length_ - have_, bytes.size());
     const auto* const data = reinterpret_cast<const unsigned char*>(bytes.data());
-    hash_ = Hash(hash_, data, taken);
+    checksum_.Add(data, taken);
     if (keep_ == Payload::kKeep) payload_.append(reinterpret_cast<const char*>(data), taken);
     bytes = bytes.subspan(taken);
     have_ += taken;
     if (have_ < length_) return Found::kMore;
-    if (hash_ != checksum_) break;
+    if (checksum_.value() != claimed_) break;
     have_ = 0;
     message_.payload = payload_;
     return Found::kMessage;
