@@ -126,6 +126,8 @@ struct ConnectionRecord {
   std::array<std::uint64_t, 2> sent{};                 // Taken by this side's kernel.
   std::array<std::uint64_t, 2> received_by_kernel{};   // By this side's kernel, in order.
   std::array<std::uint64_t, 2> read_by_application{};  // On this side.
+  std::array<Instant, 2> fin_at{kNever, kNever};       // The peer's FIN came to this side's kernel,
+  std::array<Instant, 2> reset_at{kNever, kNever};     // or a RST.
   std::array<bool, 2> ended{};                         // This side's state is CLOSE.
 };
 

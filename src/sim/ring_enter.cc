@@ -48,6 +48,22 @@ constexpr unsigned kWorkPerEnter = 20;  // IO_LOCAL_TW_DEFAULT_MAX
 
 constexpr std::uint64_t kTraceCompletion = 0xce;
 
+// See SimKernel::waits_in_vain: that something can be done is not yet done. Who cancelled waits for its end.
+bool IsProgress(std::uint8_t opcode, std::int32_t result) noexcept {
+  if (result == -ECANCELED) return true;
+  switch (opcode) {
+    case IORING_OP_SEND:
+    case IORING_OP_SENDMSG:
+    case IORING_OP_RECV:
+      return result > 0;
+    case IORING_OP_ACCEPT:
+    case IORING_OP_CONNECT:
+      return result >= 0;
+    default:
+      return false;
+  }
+}
+
 std::string_view NameOf(std::uint8_t opcode) noexcept {
   switch (opcode) {
     case IORING_OP_NOP:
@@ -275,6 +291,7 @@ int Ring::Submit(unsigned count) {
 // io_cqring_wait
 int Ring::Wait(unsigned completions_min, Duration timeout) {
   completions_min = std::min(completions_min, shared_.cq_entries);
+  if (completions_min > 0) kernel_.NoteWait();
   if (has_work()) RunWork(completions_min, std::max(kWorkPerEnter, completions_min));
   FlushOverflow();
   const auto enough = [&] {
@@ -364,6 +381,7 @@ void Ring::SignalEventFd() {
 void Ring::Record(const Completion& completion, const Operation& operation) {
   World& world = kernel_.world();
   ++world.completions;
+  if (IsProgress(operation.state.opcode, completion.result)) kernel_.NoteProgress();
   world.trace.Mix(kernel_.host().number(), kTraceCompletion,
                   static_cast<std::int64_t>(completion.user_data),
                   std::int64_t{completion.result} * 65'536 + completion.flags % 65'536);

@@ -30,6 +30,8 @@ constexpr std::size_t kPartsMax = 1024;  // UIO_MAXIOV
 
 // How long a process works that has made kCallsPerInstant calls.
 constexpr Duration kBusySpell = std::chrono::microseconds(10);
+// How long a child takes from fork(2) to exec(2), at most: it may do a thing or two before.
+constexpr Duration kExecMax = std::chrono::seconds(2);
 // A process that is dead and goes on waiting in vain lets the others live, too.
 constexpr std::uint32_t kDeadWaitsMax = 1000;
 constexpr Duration kDeadPause = std::chrono::milliseconds(1);
@@ -149,7 +151,31 @@ SimKernel::~SimKernel() {
 
 // --- The trace.
 
+// Useful calls are those that take, give, open or end something.
+bool SimKernel::IsProgress(Call call, std::int64_t value) noexcept {
+  switch (call) {
+    case Call::kSocket:
+    case Call::kSocketPair:
+    case Call::kBind:
+    case Call::kListen:
+    case Call::kAccept4:
+    case Call::kShutdown:
+    case Call::kClose:
+    case Call::kWrite:
+      return value >= 0;
+    case Call::kConnect:
+      return value == 0 || value == -EINPROGRESS;
+    case Call::kSend:
+    case Call::kRecv:
+    case Call::kRead:
+      return value > 0;
+    default:
+      return false;
+  }
+}
+
 void SimKernel::Count(Call call, int fd, std::int64_t value) {
+  if (IsProgress(call, value)) NoteProgress();
   const std::uint64_t what = static_cast<std::uint64_t>(call);
   world_.trace.Mix(host_.number(), what, fd, value);
   const Instant now = world_.schedule.now();
@@ -239,7 +265,20 @@ int SimKernel::Close(int fd) noexcept {
   files_[index] = nullptr;
   free_.push(index);
   --open_;
+  if (!dead_ && file->AsSocket() != nullptr && file.use_count() == 1 &&
+      world_.faults.Strikes(Fault::kCompletionAfterClose)) {
+    Inherit(file);
+  }
   return Answer(Call::kClose, fd, 0);
+}
+
+void SimKernel::Inherit(std::shared_ptr<File> file) {
+  std::erase_if(inherited_, [](const auto& held) { return *held == nullptr; });
+  inherited_.push_back(std::make_shared<std::shared_ptr<File>>(std::move(file)));
+  const auto wait = static_cast<std::int64_t>(world_.faults.random().Below(kExecMax.count()));
+  world_.schedule.After(Duration(wait), [held = std::weak_ptr(inherited_.back())] {
+    if (const auto alive = held.lock()) std::exchange(*alive, nullptr).reset();
+  });
 }
 
 // --- Giving way.
@@ -273,6 +312,7 @@ void SimKernel::GiveWayIfBusy() {
 bool SimKernel::Block(Wait& wait, Instant deadline) {
   waits_.PushBack(wait);
   const bool woken = world_.schedule.Block(wait.sleeper, deadline);
+  if (woken) NoteProgress();
   AwaitThaw();
   wait.Unlink();
   return woken;
@@ -315,6 +355,7 @@ void SimKernel::Die() {
   if (dead_) return;
   dead_ = true;
   Answer(Call::kDie, -1, 0);
+  for (const auto& held : std::exchange(inherited_, {})) std::exchange(*held, nullptr).reset();
   // What is in flight on a ring may hold the last reference of another file.
   const auto end = [](std::shared_ptr<File> file) {
     if (file != nullptr && file->AsRing() != nullptr) file->AsRing()->Die();
@@ -665,6 +706,7 @@ int SimKernel::CollectEvents(Epoll& epoll, epoll_event* events, int events_max) 
 
 int SimKernel::WaitForEvents(Epoll& epoll, epoll_event* events, int events_max, Duration timeout) {
   GiveWayIfBusy();
+  NoteWait();
   int count = CollectEvents(epoll, events, events_max);
   if (count > 0) return count;
   if (timeout == Duration::zero()) {

@@ -10,7 +10,7 @@
 // take 10 us, so that the world goes on (kCallsPerInstant).
 //
 // Faults that strike here: kSocketLimit, kAcceptLimit, kNoMemory, kConnectOddPath, kEpollSpace,
-// kInterrupted, kCompletionOrder, kLateTimer, kClock, kBackendLost. Those of streams, of rings and
+// kInterrupted, kCompletionOrder, kCompletionAfterClose (epoll's), kLateTimer, kClock, kBackendLost. Those of streams, of rings and
 // of names strike where these are.
 #ifndef HOLDFAST_SIM_SIM_KERNEL_H_
 #define HOLDFAST_SIM_SIM_KERNEL_H_
@@ -65,6 +65,11 @@ class SimKernel final : public Kernel {
   [[nodiscard]] World& world() noexcept { return world_; }
   [[nodiscard]] Host& host() noexcept { return host_; }
   [[nodiscard]] std::size_t open_descriptors() const noexcept { return open_; }
+  // Waits that nothing came of, from the fourth in a row on: they did not sleep, or until their timeout
+  // alone, and the process had done nothing since the one before: no byte taken or given, nothing opened
+  // or closed, no connection made. Who spins has many. What only the process itself knows to be of use (a
+  // timer that was due, a post) counts among them as well.
+  [[nodiscard]] std::uint64_t waits_in_vain() const noexcept { return waits_in_vain_; }
   // RLIMIT_NOFILE.
   void SetDescriptorLimit(std::size_t limit) noexcept { descriptor_limit_ = limit; }
   // False: io_uring_setup says what `error` (-errno) says, or EPERM (seccomp) where that is 0.
@@ -101,6 +106,11 @@ class SimKernel final : public Kernel {
   // at its end, the time that the process was stopped for (kClock).
   [[nodiscard]] Instant DrawDeadline(Duration timeout);
   void StallAfterWait();
+  // At the begin of a wait that may sleep; and whenever something useful was done.
+  void NoteWait() noexcept {
+    if (++fruitless_waits_ >= 4) ++waits_in_vain_;
+  }
+  void NoteProgress() noexcept { fruitless_waits_ = 0; }
   // Others run whose turn it is, once this process has made too many calls at one instant. Every
   // wait calls it, also one that finds something at once.
   void GiveWayIfBusy();
@@ -175,6 +185,11 @@ class SimKernel final : public Kernel {
   // -ENOMEM or -ENOBUFS when there is none, 0 otherwise.
   [[nodiscard]] int DrawNoMemory();
 
+  // A child that was forked and has not come to its exec(2) has `file` open as well: it lives on for a
+  // moment, and epoll goes on telling of it under the word of who closed it (epoll(7), "Will closing a
+  // file descriptor cause it to be removed").
+  void Inherit(std::shared_ptr<File> file);
+
   // Until something happens to the file. False when the call is to end: it was interrupted, the
   // process is dead, or nothing is left in the world that could happen.
   [[nodiscard]] bool AwaitEvent(File& file);
@@ -199,6 +214,7 @@ class SimKernel final : public Kernel {
   Value Answer(Call call, int fd, Value value, Detail detail);
   template <typename Value>
   Value Answer(Call call, int fd, Value value);
+  [[nodiscard]] static bool IsProgress(Call call, std::int64_t value) noexcept;
   void Count(Call call, int fd, std::int64_t value);
   void Tell(Call call, int fd, std::int64_t value, std::string_view detail);
 
@@ -212,6 +228,7 @@ class SimKernel final : public Kernel {
   bool rings_allowed_ = true;
   int ring_error_ = 0;
   std::array<std::shared_ptr<File>, kRegisteredRingsMax> registered_rings_;
+  std::vector<std::shared_ptr<std::shared_ptr<File>>> inherited_;
   IntrusiveList<Wait> waits_;        // In EpollWait or RingEnter.
   IntrusiveList<Wait> blocked_;      // In another call.
   IntrusiveList<Wait> stopped_;      // By Freeze.
@@ -220,6 +237,8 @@ class SimKernel final : public Kernel {
   Instant busy_since_ = Instant::min();  // The instant that calls_ is of.
   std::uint32_t calls_ = 0;
   bool owes_way_ = false;
+  std::uint32_t fruitless_waits_ = 0;  // In a row.
+  std::uint64_t waits_in_vain_ = 0;
 
   std::size_t threads_ = 0;
   bool frozen_ = false;

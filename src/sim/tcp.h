@@ -62,6 +62,9 @@ class TcpStack {
   std::size_t Abort(const SocketAddress& peer);
   std::size_t AbortAll();
 
+  // Handshakes that were begun here, by sockets that are still open, and are not over.
+  [[nodiscard]] std::size_t connecting() const;
+
   // --- For Network and Host.
   void Arrive(Segment segment);
   // A crash: everything is forgotten and nobody is told.

@@ -230,6 +230,7 @@ void TcpConnection::OnData(Segment& segment) {
 }
 
 void TcpConnection::OnFin() {
+  if (record_ != nullptr) record_->fin_at[side_] = schedule().now();
   ++rcv_nxt_;
   ++bytes_received_;
   peer_fin_ = true;
@@ -255,6 +256,7 @@ void TcpConnection::OnFin() {
 }
 
 void TcpConnection::OnReset() {
+  if (record_ != nullptr) record_->reset_at[side_] = schedule().now();
   switch (state_) {
     case TcpState::kSynSent:
       Die(ECONNREFUSED);

@@ -113,6 +113,12 @@ std::size_t TcpStack::Abort(const SocketAddress& peer) {
   return found.size();
 }
 
+std::size_t TcpStack::connecting() const {
+  return static_cast<std::size_t>(
+      std::count_if(connections_.begin(), connections_.end(),
+                    [](const auto& entry) { return entry.second->state() == TcpState::kSynSent; }));
+}
+
 std::size_t TcpStack::AbortAll() {
   std::vector<std::shared_ptr<TcpConnection>> found;
   for (auto& [number, port] : ports_) {

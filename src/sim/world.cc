@@ -206,6 +206,8 @@ void SimHost::State::Die() {
 void SimHost::State::Bury() {
   const std::unique_ptr<Process> dead = std::move(process);
   dead->reactor.reset();
+  // Only the library opens descriptors here, and it has closed them all.
+  HOLDFAST_CHECK(dead->kernel->open_descriptors() == 0);
   if (dead->kernel->threads() > 0) world.graves.push_back(std::move(dead->kernel));
 }
 
