@@ -2,6 +2,8 @@
 //
 // Each worker is a process of its own, because a run is one thread and a failed HOLDFAST_CHECK ends a process:
 // the seed that did it is named by whoever waits for it.
+#include <poll.h>
+#include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "swarm/run.h"
@@ -93,12 +96,17 @@ bool ReadAll(int fd, void* data, std::size_t size) {
   return true;
 }
 
+// A run that takes so long goes round in circles.
+constexpr unsigned kSecondsPerSeedMax = 60;
+
 // Seeds first + job, first + job + jobs, ...
 [[noreturn]] void Work(const Options& options, unsigned job, int out) {
   for (std::uint64_t i = job; i < options.seeds; i += options.jobs) {
     const std::uint64_t seed = options.first + i;
     WriteAll(out, &seed, sizeof(seed));  // So that a crash has a name.
+    ::alarm(kSecondsPerSeedMax);
     const RunResult result = RunSeed(seed, {});
+    ::alarm(0);
     std::string text;
     for (const std::string& violation : result.violations) text += "  " + violation + "\n";
     Line line{};
@@ -140,45 +148,77 @@ void Replay(std::uint64_t seed) {
       static_cast<unsigned long long>(seed));
 }
 
-// False when the worker ended before its time.
-bool Collect(const Options& options, int in, Totals* totals) {
+struct Worker {
+  pid_t pid = 0;
+  int pipe = -1;  // Negative: it has ended.
+};
+
+// What `worker` did in the middle of `seed`.
+void ReportDeath(const Worker& worker, std::uint64_t seed, Totals* totals) {
+  int status = 0;
+  ::waitpid(worker.pid, &status, 0);
+  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+  ++totals->seeds;
+  ++totals->failed;
+  std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed),
+              late ? "did not end within a minute" : "the process died");
+  Replay(seed);
+}
+
+// Reads what a worker tells of one seed. False when there is no more to come.
+bool Collect(const Options& options, const Worker& worker, Totals* totals) {
   std::uint64_t seed = 0;
-  while (ReadAll(in, &seed, sizeof(seed))) {
-    Line line{};
-    std::string text;
-    bool whole = ReadAll(in, &line, sizeof(line));
-    if (whole) {
-      text.resize(line.text_bytes);
-      whole = ReadAll(in, text.data(), text.size());
-    }
-    ++totals->seeds;
-    if (!whole) {
-      ++totals->failed;
-      std::printf("seed %llu: the process died\n", static_cast<unsigned long long>(seed));
-      Replay(seed);
-      return false;
-    }
-    totals->completions += line.completions;
-    totals->ups += line.ups;
-    totals->downs += line.downs;
-    totals->cycles += line.cycles;
-    totals->messages += line.messages;
-    totals->virtual_seconds += static_cast<std::uint64_t>(line.virtual_ns / 1'000'000'000);
-    for (std::size_t i = 0; i < kFaultKinds; ++i) totals->hits[i] += line.hits[i];
-    totals->hash += line.hash * (line.seed | 1);
-    totals->hashes.insert(line.hash);
-    if (options.hashes) {
-      std::printf("%llu %016llx\n", static_cast<unsigned long long>(line.seed),
-                  static_cast<unsigned long long>(line.hash));
-    }
-    if (line.violations > 0) {
-      ++totals->failed;
-      std::printf("seed %llu: %u violations\n%s", static_cast<unsigned long long>(line.seed),
-                  line.violations, text.c_str());
-      Replay(line.seed);
-    }
+  if (!ReadAll(worker.pipe, &seed, sizeof(seed))) {
+    ::waitpid(worker.pid, nullptr, 0);
+    return false;
+  }
+  Line line{};
+  std::string text;
+  bool whole = ReadAll(worker.pipe, &line, sizeof(line));
+  if (whole) {
+    text.resize(line.text_bytes);
+    whole = ReadAll(worker.pipe, text.data(), text.size());
+  }
+  if (!whole) {
+    ReportDeath(worker, seed, totals);
+    return false;
+  }
+  ++totals->seeds;
+  totals->completions += line.completions;
+  totals->ups += line.ups;
+  totals->downs += line.downs;
+  totals->cycles += line.cycles;
+  totals->messages += line.messages;
+  totals->virtual_seconds += static_cast<std::uint64_t>(line.virtual_ns / 1'000'000'000);
+  for (std::size_t i = 0; i < kFaultKinds; ++i) totals->hits[i] += line.hits[i];
+  totals->hash += line.hash * (line.seed | 1);
+  totals->hashes.insert(line.hash);
+  if (options.hashes) {
+    std::printf("%llu %016llx\n", static_cast<unsigned long long>(line.seed),
+                static_cast<unsigned long long>(line.hash));
+  }
+  if (line.violations > 0) {
+    ++totals->failed;
+    std::printf("seed %llu: %u violations\n%s", static_cast<unsigned long long>(line.seed),
+                line.violations, text.c_str());
+    Replay(line.seed);
   }
   return true;
+}
+
+// From whoever has something to tell, for a worker whose pipe is full waits.
+void CollectAll(const Options& options, std::vector<Worker> workers, Totals* totals) {
+  std::vector<pollfd> waits;
+  while (!workers.empty()) {
+    waits.clear();
+    for (const Worker& worker : workers) waits.push_back({worker.pipe, POLLIN, 0});
+    if (::poll(waits.data(), waits.size(), -1) <= 0) continue;
+    for (std::size_t i = workers.size(); i-- > 0;) {
+      if (waits[i].revents == 0 || Collect(options, workers[i], totals)) continue;
+      ::close(workers[i].pipe);
+      workers.erase(workers.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
 }
 
 bool Targets(const Totals& totals) {
@@ -218,8 +258,7 @@ int RunAll(const Options& options) {
   using Clock = std::chrono::steady_clock;  // Of the machine: for the figure of speed alone.
   const Clock::time_point begin = Clock::now();
   Totals totals;
-  std::vector<int> pipes;
-  std::vector<pid_t> workers;
+  std::vector<Worker> workers;
   std::fflush(stdout);
   for (unsigned job = 0; job < options.jobs; ++job) {
     int ends[2];
@@ -231,15 +270,9 @@ int RunAll(const Options& options) {
       Work(options, job, ends[1]);
     }
     ::close(ends[1]);
-    pipes.push_back(ends[0]);
-    workers.push_back(pid);
+    workers.push_back({pid, ends[0]});
   }
-  bool whole = true;
-  for (const int pipe : pipes) {
-    whole = Collect(options, pipe, &totals) && whole;
-    ::close(pipe);
-  }
-  for (const pid_t pid : workers) ::waitpid(pid, nullptr, 0);
+  CollectAll(options, std::move(workers), &totals);
 
   const auto elapsed = std::max<std::int64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count(), 1);
@@ -264,7 +297,7 @@ int RunAll(const Options& options) {
       per_seed(totals.downs), per_seed(totals.cycles),
       static_cast<unsigned long long>(totals.hash));
   if (options.targets && !Targets(totals)) return 1;
-  return whole && totals.failed == 0 && totals.seeds == options.seeds ? 0 : 1;
+  return totals.failed == 0 && totals.seeds == options.seeds ? 0 : 1;
 }
 
 int Main(int count, char** arguments) {
