@@ -1,6 +1,7 @@
 #include "swarm/link_checker.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <utility>
 
@@ -229,6 +230,10 @@ void LinkChecker::OnDown(Instant now, const Down& down) {
     ++cycles_;
     Session& session = sessions_.back();
     session.told = down.total() == messages_.size();
+    session.error = down.error;
+    session.down = now;
+    session.lateness = Lateness() + allowances_.completion;
+    if (closing_) session.lateness += options_.drain;
     session.unsent_begin = UINT64_MAX;
     if (session.told && down.acked > 0) session.acked_end = messages_[down.acked - 1].end;
     if (session.told && down.unsent > 0) {
@@ -258,6 +263,9 @@ void LinkChecker::OnDown(Instant now, const Down& down) {
     if (down.attempt == 0) attempt_ = failures_ = 0;
   } else if (now - dialed_ > options_.attempt_timeout + Lateness() + allowances_.completion) {
     Fail(now, "an attempt of " + Text(now - dialed_) + ", longer than attempt_timeout");
+  }
+  if (!down.was_up && down.error.code == ENOTCONN && !allowances_.handshake) {
+    Fail(now, "an attempt was given up in the middle of its handshake");
   }
   if (down.attempt != attempt_) {
     Fail(now,
@@ -304,17 +312,28 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
   state_ = State::kClosed;
 }
 
-void LinkChecker::CheckAccount(const Session& session, std::uint64_t received) {
+void LinkChecker::CheckTruth(const Session& session, const Truth& truth) {
+  if (session.error.error_class == ErrorClass::kEof && truth.fin_at == kNever) {
+    Fail(session.up, "this session ended in good order, but no FIN came");
+  }
+  if (session.error.code == ECONNRESET && truth.reset_at == kNever) {
+    Fail(session.up, "this session was reset, but no RST came");
+  }
+  // Bytes that came before the end may take a moment.
+  const Instant end = std::min(truth.fin_at, truth.reset_at);
+  if (end != kNever && session.down != kNever && session.down > end + session.lateness + 100ms) {
+    Fail(session.up, "this session was told of its end " + Text(session.down - end) + " later");
+  }
   if (!session.told) return;
-  if (session.acked_end > received) {
+  if (session.acked_end > truth.received) {
     Fail(session.up, "acked up to byte " + std::to_string(session.acked_end) +
                          " of this session, but the peer's kernel received " +
-                         std::to_string(received));
+                         std::to_string(truth.received));
   }
-  if (session.unsent_begin < received) {
+  if (session.unsent_begin < truth.received) {
     Fail(session.up, "unsent from byte " + std::to_string(session.unsent_begin) +
                          " of this session, but the peer's kernel received " +
-                         std::to_string(received));
+                         std::to_string(truth.received));
   }
 }
 

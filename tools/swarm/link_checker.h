@@ -32,6 +32,7 @@ class LinkChecker {
   struct Allowances {
     Duration loop{0};        // A wait that ends late, a clock that stalls.
     Duration completion{0};  // A final completion that comes late.
+    bool handshake = false;  // A handshake may look done when it is not.
   };
   using Report = absl::AnyInvocable<void(const std::string& violation)>;
 
@@ -66,13 +67,21 @@ class LinkChecker {
     SocketAddress local;
     Instant up;
     bool told = false;            // False: its process died, or its handle, before on_down.
+    Error error = {};             // What it died of,
+    Instant down = kNever;        // when,
+    Duration lateness{0};         // and how late that may have been.
     std::uint64_t acked_end = 0;  // The end of the last message called acked.
     std::uint64_t unsent_begin =
         0;  // The begin of the first one called unsent; else of what never was.
   };
   [[nodiscard]] const std::vector<Session>& sessions() const { return sessions_; }
-  // `received`: bytes that the peer's kernel received, in order, until the end of the run.
-  void CheckAccount(const Session& session, std::uint64_t received);
+  struct Truth {
+    std::uint64_t
+        received;      // Bytes that the peer's kernel received, in order, until the run's end.
+    Instant fin_at;    // When this side's kernel received a FIN,
+    Instant reset_at;  // or a RST; kNever: it did not.
+  };
+  void CheckTruth(const Session& session, const Truth& truth);
 
   [[nodiscard]] bool up() const { return state_ == State::kUp; }
   [[nodiscard]] bool closed() const { return state_ == State::kClosed; }

@@ -17,7 +17,9 @@
 #include "sim/inside.h"
 #include "swarm/failing_new.h"
 #include "swarm/link_checker.h"
+#include "swarm/loop_checker.h"
 #include "swarm/scenario.h"
+#include "swarm/timer_checker.h"
 
 namespace holdfast::swarm {
 namespace {
@@ -125,6 +127,7 @@ class ClientProgram {
   ClientProgram& operator=(const ClientProgram&) = delete;
 
   std::vector<std::unique_ptr<LinkUser>> users;
+  std::unique_ptr<TimerChecker> timers;
 
  private:
   Run& run_;
@@ -158,7 +161,8 @@ class Run {
   void PostFromThread(SimHost& host);
   void HealAll();
   void CheckAccounts();
-  void CheckStats(SimHost& host);
+  void Restart(SimHost& host);
+  void CheckSpin();
   [[nodiscard]] bool AllUp() const;
   [[nodiscard]] bool AllEnded() const;
 
@@ -178,12 +182,15 @@ class Run {
   bool disturbed_ = true;
   bool stalls_;
   Duration freeze_max_{0};
+  bool odd_handshakes_ = false;  // ICMP may end a wait for a handshake that goes on.
   SimPath path_;
   SimWorld world_;
   internal::sim::World* inner_;
   FailingNew failing_new_;
   std::vector<SimHost*> clients_;
   std::vector<SimHost*> servers_;
+  std::vector<LoopChecker> loops_;  // Of clients, then of servers.
+  std::uint64_t hits_ = 0;          // Of all faults, when spinning was looked for.
 };
 
 // --- ServerProgram.
@@ -454,6 +461,9 @@ ClientProgram::ClientProgram(Run& run, Reactor& reactor, std::size_t client)
     if (scenario.links[i].client != client) continue;
     users.push_back(std::make_unique<LinkUser>(run, reactor, scenario.links[i], i));
   }
+  timers = std::make_unique<TimerChecker>(
+      reactor, run.random(), [&run, &reactor] { return run.AllowancesOf(reactor).loop; },
+      [&run](const std::string& violation) { run.Violate(violation); });
   run_.programs[client_] = this;
 }
 
@@ -483,6 +493,7 @@ LinkChecker& Run::NewChecker(std::shared_ptr<const LinkOptions> options, std::si
 
 LinkChecker::Allowances Run::AllowancesOf(const Reactor& reactor) const {
   LinkChecker::Allowances allowances;
+  allowances.handshake = odd_handshakes_;
   if (!stalls_) return allowances;
   // What the kernel's faults may add after the reactor has looked at its clock (sim_calls.cc: a stall
   // of 2.048 s, a wait that is 20 ms late) and before a last completion is told (ring_submit.cc: 100 ms).
@@ -498,9 +509,12 @@ void Run::Build() {
   for (std::size_t i = 0; i < internal::sim::kFaultKinds; ++i) {
     inner_->faults.SetRate(static_cast<Fault>(i), scenario_.rates[i]);
   }
+  odd_handshakes_ = inner_->faults.rate(Fault::kSoftIcmpWhileOwned) > 0;
   for (const Disturbance& disturbance : scenario_.disturbances) {
-    if (disturbance.kind != Disturbance::Kind::kFreeze) continue;
-    freeze_max_ = std::max(freeze_max_, disturbance.lasts);
+    if (disturbance.kind == Disturbance::Kind::kReject) odd_handshakes_ = true;
+    if (disturbance.kind == Disturbance::Kind::kFreeze) {
+      freeze_max_ = std::max(freeze_max_, disturbance.lasts);
+    }
   }
   path_ = {.latency = scenario_.latency, .jitter = scenario_.jitter};
   programs.resize(scenario_.clients, nullptr);
@@ -512,6 +526,12 @@ void Run::Build() {
   }
   for (SimHost* a : clients_) {
     for (SimHost* b : servers_) world_.SetPath(*a, *b, path_);
+  }
+  for (const auto* hosts : {&clients_, &servers_}) {
+    for (SimHost* host : *hosts) {
+      loops_.emplace_back(*host, [this](const std::string& violation) { Violate(violation); });
+      loops_.back().OnStart(world_.Now());
+    }
   }
   for (std::size_t i = 0; i < servers_.size(); ++i) {
     servers_[i]->Run([this, i](Reactor& reactor) {
@@ -623,7 +643,7 @@ void Run::Undo(const Disturbance& disturbance) {
     case Disturbance::Kind::kCrash:
     case Disturbance::Kind::kKill:
     case Disturbance::Kind::kPosts:  // Its loop has ended.
-      return victim.Restart();
+      return Restart(victim);
     case Disturbance::Kind::kFreeze:
       // Where the clock stalls as well, the one fresh lease may have been granted for that.
       if (disturbance.at_client && scenario_.rates[static_cast<std::size_t>(Fault::kClock)] == 0) {
@@ -696,7 +716,9 @@ void Run::CheckAccounts() {
         Violate("a session from " + session.local.ToString() + " that the network does not know");
         continue;
       }
-      incarnation.checker->CheckAccount(session, found->received_by_kernel[1]);
+      incarnation.checker->CheckTruth(session, {.received = found->received_by_kernel[1],
+                                                .fin_at = found->fin_at[0],
+                                                .reset_at = found->reset_at[0]});
     }
     result_.ups += incarnation.checker->ups();
     result_.downs += incarnation.checker->downs();
@@ -705,12 +727,21 @@ void Run::CheckAccounts() {
   }
 }
 
-void Run::CheckStats(SimHost& host) {
-  const std::string& who = host.name();
-  if (!host.running()) return Violate(who + " does not run");
-  const ReactorStats stats = host.reactor().stats();
-  if (stats.bugs != 0)
-    Violate(who + ": " + std::to_string(stats.bugs) + " errors of class invalid");
+void Run::Restart(SimHost& host) {
+  host.Restart();
+  for (std::size_t i = 0; i < loops_.size(); ++i) {
+    SimHost* const of = i < clients_.size() ? clients_[i] : servers_[i - clients_.size()];
+    if (of == &host) loops_[i].OnStart(world_.Now());
+  }
+}
+
+void Run::CheckSpin() {
+  std::uint64_t hits = 0;
+  for (std::size_t i = 0; i < internal::sim::kFaultKinds; ++i) {
+    hits += inner_->faults.hits(static_cast<Fault>(i));
+  }
+  for (LoopChecker& loop : loops_) loop.CheckSpin(world_.Now(), hits - hits_);
+  hits_ = hits;
 }
 
 RunResult Run::Execute() {
@@ -733,6 +764,7 @@ RunResult Run::Execute() {
   for (const Step& step : steps) {
     const Instant at = begin + step.at;
     if (at > world_.Now()) world_.RunFor(at - world_.Now());
+    CheckSpin();
     if (step.undo) {
       Undo(*step.disturbance);
     } else {
@@ -743,6 +775,7 @@ RunResult Run::Execute() {
     world_.RunFor(scenario_.disturbed - (world_.Now() - begin));
   }
 
+  CheckSpin();
   HealAll();
   Duration bound{0};
   for (const ClientProgram* program : programs) {
@@ -760,17 +793,20 @@ RunResult Run::Execute() {
       }
     }
   }
+  CheckSpin();
   for (const ClientProgram* program : programs) {
     if (program == nullptr) continue;
+    program->timers->CheckNoneLost();
     for (const auto& user : program->users) user->Close();
   }
   if (!world_.RunUntil([this] { return AllEnded(); }, 30s)) {
     Violate("not every link has closed 30 s after Close");
   }
   // Whatever was given up has had the time to arrive all the same.
+  CheckSpin();
   world_.RunFor(60s);
-  for (SimHost* host : clients_) CheckStats(*host);
-  for (SimHost* host : servers_) CheckStats(*host);
+  CheckSpin();
+  for (LoopChecker& loop : loops_) loop.CheckAtEase();
   CheckAccounts();
 
   result_.hash = world_.hash();

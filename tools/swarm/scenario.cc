@@ -157,10 +157,12 @@ std::uint32_t RateOf(Random& random, Fault fault) {
     case Fault::kEagainStorm:
     case Fault::kCompletionOrder:
       return upto(8000);
+    // Of cancels and closes.
+    case Fault::kCompletionAfterClose:
+      return upto(20000);
     // Of rings, waits and calls.
     case Fault::kInterrupted:
     case Fault::kCancelRace:
-    case Fault::kCompletionAfterClose:
     case Fault::kBuffersEmpty:
     case Fault::kMultishotEnds:
     case Fault::kSubmissionFull:
