@@ -84,6 +84,7 @@ class LinkChecker {
   void CheckTruth(const Session& session, const Truth& truth);
 
   [[nodiscard]] bool up() const { return state_ == State::kUp; }
+  [[nodiscard]] bool dialing() const { return state_ == State::kDialing && !destroyed_; }
   [[nodiscard]] bool closed() const { return state_ == State::kClosed; }
   // What came is no echo of ours: Drop is due.
   [[nodiscard]] bool garbage() const { return garbage_; }
