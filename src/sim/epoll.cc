@@ -161,9 +161,9 @@ bool Epoll::Rotate() {
   return true;
 }
 
-bool Epoll::DrawSpurious(Random& random, Ready* ready) {
+bool Epoll::DrawSpurious(Chance& chance, Ready* ready) {
   if (items_.empty()) return false;
-  const Item& item = *items_[random.Below(items_.size())];
+  const Item& item = *items_[chance.Below(items_.size())];
   if ((item.events & EPOLLIN) == 0 || item.file.AsSocket() == nullptr || item.is_ready()) {
     return false;
   }

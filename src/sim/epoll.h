@@ -25,7 +25,7 @@
 #include <vector>
 
 #include "base/intrusive_list.h"
-#include "base/random.h"
+#include "sim/chance.h"
 #include "sim/file.h"
 
 namespace holdfast::internal::sim {
@@ -57,7 +57,7 @@ class Epoll final : public File {
   bool Rotate();
   // An EPOLLIN of a socket that has nothing to read, as if another had been there first. False
   // where the draw meets none that could have it.
-  [[nodiscard]] bool DrawSpurious(Random& random, Ready* ready);
+  [[nodiscard]] bool DrawSpurious(Chance& chance, Ready* ready);
 
  private:
   struct Item;

@@ -3,6 +3,8 @@
 // A FaultPlan is a rate for each kind, in 1/65,536 of the occasions on which it could strike, drawn from a
 // seed for each run (a swarm: some kinds are off altogether in a run, some frequent). What a test schedules by
 // hand (a partition, a crash) counts its hit as well, by Hit. Order and names are those of docs/simulation.md.
+//
+// A Chooser (chance.h) may decide instead of the rates and the seed; a rate of 0 stays 0.
 #ifndef HOLDFAST_SIM_FAULTS_H_
 #define HOLDFAST_SIM_FAULTS_H_
 
@@ -11,7 +13,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "base/random.h"
+#include "sim/chance.h"
 
 namespace holdfast::internal::sim {
 
@@ -85,7 +87,7 @@ static_assert(kFaultKinds == 53);
 class FaultPlan {
  public:
   // No faults.
-  explicit FaultPlan(std::uint64_t seed) noexcept : random_(seed) {}
+  explicit FaultPlan(std::uint64_t seed) noexcept : chance_(seed) {}
 
   // 0: never, 65,536: always.
   void SetRate(Fault fault, std::uint32_t rate) noexcept { rates_[Index(fault)] = rate; }
@@ -103,19 +105,25 @@ class FaultPlan {
   // The same, not counted yet: for who must look first whether it can strike. Hit counts it then.
   [[nodiscard]] bool Draws(Fault fault) noexcept {
     const std::uint32_t rate = rates_[Index(fault)];
-    return rate != 0 && enabled_ && random_.Below(65536) < rate;
+    if (rate == 0 || !enabled_) return false;
+    if (Chooser* const chooser = chance_.chooser(); chooser != nullptr) {
+      return chooser->Strikes(fault);
+    }
+    return chance_.Below(65536) < rate;
   }
   // It struck by other means (scheduled by hand, or as a consequence).
   void Hit(Fault fault) noexcept { ++hits_[Index(fault)]; }
   [[nodiscard]] std::uint64_t hits(Fault fault) const noexcept { return hits_[Index(fault)]; }
 
   // For what else a fault must draw (how many bytes, how long).
-  [[nodiscard]] Random& random() noexcept { return random_; }
+  [[nodiscard]] Chance& random() noexcept { return chance_; }
+  // Null: chance decides again. Outlives its use.
+  void SetChooser(Chooser* chooser) noexcept { chance_.SetChooser(chooser); }
 
  private:
   static std::size_t Index(Fault fault) noexcept { return static_cast<std::size_t>(fault); }
 
-  Random random_;
+  Chance chance_;
   bool enabled_ = true;
   std::array<std::uint32_t, kFaultKinds> rates_{};
   std::array<std::uint64_t, kFaultKinds> hits_{};

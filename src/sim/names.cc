@@ -91,17 +91,17 @@ bool Names::Strikes(Fault fault, const std::string& name) {
 
 // What the zone says from now on, in `answer`; what it said just now is the result.
 std::vector<SocketAddress> Names::Change(Answer& answer) {
-  Random& random = faults_.random();
+  Chance& chance = faults_.random();
   std::vector<SocketAddress>& stored = answer.addresses;
   if (stored.size() == 1) {
     // 192.0.2.0/24 is for documentation (RFC 5737): no host of a world has it.
-    const auto nobody = static_cast<std::uint32_t>(random.Between(1, 254));
+    const auto nobody = static_cast<std::uint32_t>(chance.Between(1, 254));
     return {V4(0xc0000200 + nobody), stored.front()};
   }
-  const auto shift = static_cast<std::ptrdiff_t>(random.Between(1, stored.size() - 1));
+  const auto shift = static_cast<std::ptrdiff_t>(chance.Between(1, stored.size() - 1));
   std::rotate(stored.begin(), stored.begin() + shift, stored.end());
   std::vector<SocketAddress> said = stored;
-  if (random.Below(2) == 0) said.pop_back();
+  if (chance.Below(2) == 0) said.pop_back();
   return said;
 }
 

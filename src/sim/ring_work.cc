@@ -15,15 +15,15 @@ namespace {
 constexpr Duration kShortDelay = std::chrono::milliseconds(1);
 constexpr Duration kLongDelay = std::chrono::milliseconds(20);
 
-Duration DrawUpTo(Random& random, Duration limit) {
-  return Duration(random.Between(1, static_cast<std::uint64_t>(limit.count())));
+Duration DrawUpTo(Chance& chance, Duration limit) {
+  return Duration(chance.Between(1, static_cast<std::uint64_t>(limit.count())));
 }
 
 // Behind what else happens now (half of the time), by a moment, or by a while.
-Duration DrawDelay(Random& random) {
-  const std::uint64_t kind = random.Below(8);
+Duration DrawDelay(Chance& chance) {
+  const std::uint64_t kind = chance.Below(8);
   if (kind < 4) return Duration::zero();
-  return DrawUpTo(random, kind < 7 ? kShortDelay : kLongDelay);
+  return DrawUpTo(chance, kind < 7 ? kShortDelay : kLongDelay);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "sim/chance.h"
 
 namespace holdfast::internal::sim {
 
@@ -52,6 +53,16 @@ void Schedule::RunEvent() {
   in_event_ = false;
 }
 
+Task* Schedule::TakeRunnable() {
+  auto next = runnable_.begin();
+  if (chooser_ != nullptr && runnable_.size() > 1) {
+    next += static_cast<std::ptrdiff_t>(chooser_->NextTask(runnable_.size()));
+  }
+  Task* const task = *next;
+  runnable_.erase(next);
+  return task;
+}
+
 bool Schedule::Step(Instant end) {
   if (now_ > end) return false;  // A stall went beyond it.
   const Event* const event = events_.empty() ? nullptr : &events_.front();
@@ -62,8 +73,7 @@ bool Schedule::Step(Instant end) {
   const Instant due = timeout ? sleeper->deadline : event != nullptr ? event->at : kNever;
   if (due > now_ || due == kNever) {
     if (!runnable_.empty()) {
-      Task* const task = runnable_.front();
-      runnable_.pop_front();
+      Task* const task = TakeRunnable();
       if (task != nullptr) {
         Resume(*task);
       } else {

@@ -8,7 +8,7 @@
 // Order: by time, then by the order of the calls of At and Block. What is due at an instant comes
 // first, as interrupts do; then the tasks that may run, in the order in which they were woken, and
 // only when none is left does time pass. So a task sees all that arrived at one instant at once.
-// Nothing depends on addresses, hash order, or the wall clock.
+// Nothing depends on addresses, hash order, or the wall clock. A Chooser may pick among the tasks.
 //
 // One thread of the machine. Not reentrant but for Block, which may be called from outside any task
 // (a test that drives a backend by hand): then it runs the schedule itself. An event never blocks.
@@ -30,6 +30,7 @@
 
 namespace holdfast::internal::sim {
 
+class Chooser;  // chance.h
 class Task;
 
 class Schedule {
@@ -89,6 +90,9 @@ class Schedule {
   // Runs what can run at this instant.
   void RunReady() { RunUntil(now_); }
 
+  // Null (at first): tasks run in the order in which they were woken. Outlives its use.
+  void SetChooser(Chooser* chooser) noexcept { chooser_ = chooser; }
+
   // Fault: the code that runs now has taken so long. Events that fell due meanwhile come late.
   void Stall(Duration duration) noexcept { now_ = SaturatingAdd(now_, duration); }
 
@@ -109,6 +113,7 @@ class Schedule {
   // True when something ran; false when nothing is due by `end`.
   bool Step(Instant end);
   void RunEvent();
+  [[nodiscard]] Task* TakeRunnable();
   void TimeOut(Sleeper& sleeper);
   void Resume(Task& task);
 
@@ -132,6 +137,7 @@ class Schedule {
   std::deque<Task*> runnable_;  // Null: who blocks outside of all tasks.
   std::vector<std::unique_ptr<Task>> tasks_;
   Task* current_ = nullptr;
+  Chooser* chooser_ = nullptr;
   bool in_event_ = false;
   bool outside_turn_ = false;
 };
