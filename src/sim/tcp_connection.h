@@ -221,7 +221,8 @@ class TcpConnection final : public std::enable_shared_from_this<TcpConnection>, 
   bool on_port_ = false;        // On the stack's list of tuple_.local.port.
   bool address_bound_ = false;  // bind(2) chose it, and a disconnect leaves it.
   bool port_bound_ = false;
-  bool orphaned_ = false;  // SOCK_DEAD
+  bool orphaned_ = false;                    // SOCK_DEAD
+  std::weak_ptr<TcpConnection> request_of_;  // rsk_listener: whose half-open request this is.
   std::uint8_t shutdown_ = 0;
   bool peer_fin_ = false;       // SOCK_DONE
   bool eof_read_ = false;       // The FIN counts as read.

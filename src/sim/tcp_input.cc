@@ -53,6 +53,7 @@ void TcpConnection::ArriveAtListener(Segment& segment) {
   child->address_bound_ = address_bound_;  // sk_userlocks; but not the port's.
   child->opener_ = segment.opener;
   child->side_ = 1;
+  child->request_of_ = weak_from_this();
   child->iss_ = network().NextConnection() << 36;
   child->snd_una_ = child->iss_ + 1;  // The SYN of a passive opener is not counted as acked.
   child->snd_nxt_ = child->write_seq_ = child->iss_ + 1;
@@ -127,14 +128,14 @@ void TcpConnection::ArriveInSynReceived(Segment& segment) {
     return;
   }
   if (passive) {
-    TcpConnection* const listener = stack_.FindListener(tuple_);
-    if (listener == nullptr) {
+    // Who has listened there since knows nothing of it.
+    const std::shared_ptr<TcpConnection> listener = request_of_.lock();
+    if (listener == nullptr || listener->state_ != TcpState::kListen) {
       SendReset();
       SetState(TcpState::kClose);
       return;
     }
     if (listener->listener_->queue.size() > listener->listener_->backlog) return;
-    const std::shared_ptr<TcpConnection> hold = listener->shared_from_this();
     record_ = network().RecordOf(opener_);
     if (!OnAck(segment)) return;
     if (timed_seq_ != 0) MeasureRoundTrip(now() - timed_at_);

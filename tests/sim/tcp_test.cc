@@ -429,6 +429,23 @@ TEST_F(TcpTest, AFullBacklogLeavesTheRestInSynSent) {
   EXPECT_EQ(Info(*sockets[2]).tcpi_state, kEstablished);
 }
 
+// reqsk of a listener that is gone (tcp_v4_rcv, TCP_NEW_SYN_RECV): the ACK finds nobody's request.
+TEST_F(TcpTest, AHandshakeEndsWithTheListenerThatBeganIt) {
+  Socket listener = Listener(server_, kPort);
+  const Socket client = New(client_);
+  ASSERT_EQ(Connect(*client, AddressOf(server_, kPort)), -EINPROGRESS);
+  const Duration latency = network_.path(client_, server_).latency;
+  Run(latency + latency / 2);  // The SYN has arrived, the last ACK has not.
+  listener.reset();
+  listener = Listener(server_, kPort);
+  Run(seconds(1));
+  int error = 0;
+  EXPECT_EQ(listener->Accept(&error), nullptr);
+  EXPECT_EQ(error, -EAGAIN);
+  EXPECT_EQ(Info(*client).tcpi_state, kClosed);
+  EXPECT_EQ(RecvBytes(*client, 1), -ECONNRESET);
+}
+
 TEST_F(TcpTest, PortsUsedUpIsEaddrnotavail) {
   client_.SetEphemeralPorts(40'000, 40'003);
   const Socket listener = Listener(server_);
