@@ -145,6 +145,7 @@ class TcpConnection final : public std::enable_shared_from_this<TcpConnection>, 
   [[nodiscard]] bool has_data_sent() const noexcept { return snd_nxt_ != snd_una_; }
 
   // --- tcp_output.cc: segments and timers.
+  [[nodiscard]] std::uint64_t SegmentMax();
   void Output();  // tcp_write_xmit
   // False when it could not leave the host.
   bool Emit(std::uint8_t flags, std::uint64_t seq, std::string payload = {});

@@ -24,11 +24,21 @@ constexpr unsigned kRetriesOfSynAck = 5;                     // tcp_synack_retri
 constexpr unsigned kLinearTimeoutsOfSyn = 4;                 // tcp_syn_linear_timeouts
 constexpr Duration kProbeIntervalLocal = milliseconds(500);  // TCP_RESOURCE_PROBE_INTERVAL
 constexpr Duration kJiffy = milliseconds(1);                 // HZ 1000
-constexpr std::uint64_t kSillyWindow = 1'448;                // Less is not announced.
+constexpr std::uint64_t kSegmentBytes = 1'448;               // Of an Ethernet's.
+constexpr std::uint64_t kSillyWindow = kSegmentBytes;        // Less is not announced.
 
 }  // namespace
 
 // --- Segments
+
+// A slow line gets less at once, so that an acknowledgement comes back before what is behind it has left
+// (tcp_tso_autosize; its milliseconds of the pacing rate are a tenth of a second of the line's here).
+std::uint64_t TcpConnection::SegmentMax() {
+  Host* const peer = network().FindHost(tuple_.peer);
+  const std::uint64_t rate =
+      peer != nullptr ? network().path(stack_.host(), *peer).bytes_per_second : 0;
+  return rate == 0 ? kSegmentMax : std::clamp(rate / 10, kSegmentBytes, kSegmentMax);
+}
 
 void TcpConnection::Output() {
   switch (state_) {
@@ -46,7 +56,8 @@ void TcpConnection::Output() {
   while (left && snd_nxt_ < write_seq_) {
     const std::uint64_t room = WindowEnd() > snd_nxt_ ? WindowEnd() - snd_nxt_ : 0;
     const std::uint64_t data = end > snd_nxt_ ? end - snd_nxt_ : 0;
-    const std::uint64_t size = std::min({data, room, kSegmentMax});
+    std::uint64_t size = std::min({data, room, kSegmentMax});
+    if (size > kSegmentBytes) size = std::min(size, SegmentMax());
     const bool fin = fin_queued_ && size == data && room > size;
     if (size == 0 && !fin) break;
     left = SendData(snd_nxt_, size, fin);
@@ -111,7 +122,7 @@ bool TcpConnection::Retransmit() {
   timed_seq_ = 0;  // Karn: an answer could be to either.
   const std::uint64_t sent = snd_nxt_ - snd_una_;
   const std::uint64_t data = std::min<std::uint64_t>(sent, send_.size());
-  const std::uint64_t size = std::min(data, kSegmentMax);
+  const std::uint64_t size = std::min(data, SegmentMax());
   bytes_retransmitted_ += size;
   return SendData(snd_una_, size, size == data && sent > data);
 }
