@@ -78,6 +78,8 @@ class SimKernel final : public Kernel {
     ring_error_ = error;
   }
 
+  [[nodiscard]] bool rings_allowed() const noexcept { return rings_allowed_; }
+
   // What the world does to the process.
   // Wakes whoever waits in EpollWait or RingEnter, for nothing: what was done to a reactor from
   // outside of it is seen.

@@ -1,7 +1,7 @@
 #include "swarm/loop_checker.h"
 
 #include <chrono>
-#include <utility>
+#include <string_view>
 
 #include <holdfast/reactor.h>
 #include "sim/inside.h"
@@ -9,6 +9,7 @@
 namespace holdfast::swarm {
 namespace {
 
+constexpr std::string_view kFellBack = "epoll: io_uring unavailable";
 constexpr std::uint64_t kInVainPerSecond = 10;
 // epoll sleeps up to shortly before a deadline that is far, and then until it (epoll.cc).
 constexpr std::uint64_t kWaitsPerTimer = 3;
@@ -20,6 +21,10 @@ constexpr std::size_t kOwnDescriptorsMax = 3;
 void LoopChecker::OnStart(Instant now) {
   looked_ = now;
   in_vain_ = useful_ = 0;
+  const std::string& reason = host_.reactor().backend_reason();
+  if (reason.starts_with(kFellBack) && internal::sim::Inside::KernelOf(host_).rings_allowed()) {
+    Fail("a kernel that has io_uring, but " + reason);
+  }
 }
 
 void LoopChecker::CheckSpin(Instant now, std::uint64_t faults) {

@@ -3,6 +3,7 @@
 //
 //   spin     waits that come back for nothing, not even a timer or a post: at most 10 a second, and one for
 //            each fault that struck and each time that the world was interfered with
+//   backend  io_uring wherever the kernel has it and nobody asked for epoll
 //   at ease  with every link closed: no socket is left but those of listeners and of streams whose peer
 //            vanished without a word, no block but theirs, and no descriptors but a reactor's own
 #ifndef HOLDFAST_TOOLS_SWARM_LOOP_CHECKER_H_
