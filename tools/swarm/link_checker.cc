@@ -309,6 +309,10 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
   }
   if (!of_a_session && closed.total() != 0) Fail(now, "on_closed has an account of no session");
   if (!closing_ && state_ != State::kEnding) Fail(now, "on_closed although nobody closed");
+  const Duration late = closing_ ? now - closed_at_ - options_.drain : Duration::zero();
+  if (late > Lateness() + allowances_.completion) {
+    Fail(now, "closed " + Text(late) + " after the drain should have ended");
+  }
   state_ = State::kClosed;
 }
 

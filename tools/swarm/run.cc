@@ -359,12 +359,13 @@ void LinkUser::Make() {
     }
     Mischief();
   };
-  options->decide = [this](const Down& down) {
-    Verdict verdict = Verdict::kByClass;
-    if (plan_.overrules && !down.error.IsTemporary()) verdict = Verdict::kBackOff;
-    checker_->SetVerdict(verdict);
-    return verdict;
-  };
+  if (plan_.overrules) {
+    options->decide = [this](const Down& down) {
+      const Verdict verdict = down.error.IsTemporary() ? Verdict::kByClass : Verdict::kBackOff;
+      checker_->SetVerdict(verdict);
+      return verdict;
+    };
+  }
   options->on_down = [this](Link&, const Down& down) {
     checker_->SetAllowances(run_.AllowancesOf(reactor_));
     checker_->OnDown(Now(), down);
