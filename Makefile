@@ -16,7 +16,11 @@ V        ?= 0
 SEEDS    ?= 2000
 FIRST    ?= 1
 JOBS     ?= $(shell nproc)
+SECONDS  ?= 60
+FUZZ_SEED ?=
 TARGETS  ?=
+LINKS    ?= 10000
+OUTAGE   ?= 60s
 
 ifeq ($(origin CXX),default)
 CXX := g++
@@ -39,7 +43,7 @@ comma := ,
 ifeq (,$(filter 0 1,$(URING)))
 $(error URING=$(URING): 1 (io_uring and epoll) or 0 (epoll only))
 endif
-sanitizer_name = $(if $(filter address address$(comma)undefined,$1),asan,$(if $(filter thread,$1),tsan,$(subst $(comma),-,$1)))
+sanitizer_name = $(if $(filter fuzzer%,$1),fuzz,$(if $(filter address address$(comma)undefined,$1),asan,$(if $(filter thread,$1),tsan,$(subst $(comma),-,$1))))
 empty   :=
 space   := $(empty) $(empty)
 variant := $(subst $(space),-,$(strip $(if $(filter 0,$(URING)),epoll) $(if $(SANITIZE),$(call sanitizer_name,$(SANITIZE)))))
@@ -65,8 +69,8 @@ require        = $(if $(shell $(PKG_CONFIG) --exists $1 2>/dev/null && echo yes)
 require_all    = $(if $1,$(call not_found,$1,$(foreach p,$1,$(call debian_package,$p))))
 
 goals     := $(or $(MAKECMDGOALS),all)
-no_build  := help clean format uninstall check-floors check-errno check-waitall check-references check-format
-no_tests  := all lib demo sim check-sim docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
+no_build  := help clean format uninstall mutants mutants-drawn check-floors check-errno check-waitall check-references check-format
+no_tests  := all lib demo sim herd fuzz fuzz-merge fuzz-targets check-sim docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
 ifneq (,$(filter-out $(no_build),$(goals)))
   $(call require_tool,$(PKG_CONFIG),pkg-config)
   $(call require_tool,$(CXX),$(if $(findstring clang,$(CXX)),clang,g++))
@@ -95,6 +99,8 @@ MODE     := -O1 -g1 -fno-omit-frame-pointer -fno-optimize-sibling-calls -fsaniti
 MODE     += $(if $(findstring clang,$(CXX)),,-Wno-maybe-uninitialized)
 # UBSan's vptr check probes memory through a pipe, and cries wolf in tests that use up all descriptors.
 MODE     += $(if $(filter thread,$(SANITIZE)),,-fno-sanitize=vptr)
+# A fuzzer lives from speed, and no comparison of ours hides a magic number from it.
+MODE     += $(if $(filter fuzzer%,$(SANITIZE)),-O2 -fno-sanitize-coverage=trace-cmp)
 # g++ says that a fence is not modelled; the only ones are in Abseil's flags, ours are none.
 MODE     += $(if $(filter thread,$(SANITIZE)),$(if $(findstring clang,$(CXX)),,-Wno-tsan))
 endif
@@ -131,9 +137,22 @@ TABLES          := $(if $(wildcard tools/print_tables.cc),$(BIN)/print_tables)
 SWARM_SOURCES   := $(sort $(wildcard tools/swarm/*.cc))
 SWARM           := $(if $(filter 1,$(URING)),$(BIN)/holdfast-sim)
 
+# The fuzzers: tests/fuzz/X_fuzz.cc with the corpus tests/fuzz/corpus/X, and what they share with the suite
+# that plays their corpora again.
+FUZZ_MAINS      := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
+FUZZ_SOURCES    := $(sort $(filter-out %_fuzz.cc %_test.cc,$(wildcard tests/fuzz/*.cc))) \
+                   $(addprefix tools/swarm/,failing_new.cc link_checker.cc loop_checker.cc)
+FUZZERS         := $(patsubst tests/fuzz/%.cc,$(BIN)/%,$(FUZZ_MAINS))
+
+# The thundering herd: a main, and a library that its tests link.
+HERD_MAIN       := tools/herd/herd_main.cc
+HERD_SOURCES    := $(filter-out $(HERD_MAIN),$(sort $(wildcard tools/herd/*.cc)))
+HERD            := $(BIN)/holdfast-herd
+
 # One test binary a directory of tests: the floors from the ground up, then the rest, e2e last.
 not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc tests/sim/ring*_test.cc))
 suite_sources    = $(filter-out $(not_tested),$(sort $(wildcard tests/$1/*_test.cc)))
+suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES))
 suites_found    := $(foreach s,$(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc)))),$(if $(call suite_sources,$s),$s))
 SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e,$(suites_found)) $(filter e2e,$(suites_found))
 TESTS           := $(patsubst %,$(BIN)/%_test,$(strip $(SUITES)))
@@ -142,6 +161,7 @@ HOLDFAST_LIB := $(LIB)/libholdfast.a
 SIM_LIB      := $(LIB)/libholdfast_sim.a
 SUPPORT_LIB  := $(LIB)/libholdfast_test.a
 ECHO_LIB     := $(LIB)/libholdfast_echo.a
+HERD_LIB     := $(LIB)/libholdfast_herd.a
 
 PUBLIC_HEADERS   := $(sort $(wildcard include/holdfast/*.h))
 INTERNAL_HEADERS := $(sort $(wildcard include/holdfast/internal/*.h))
@@ -150,13 +170,31 @@ CODE             := $(sort $(wildcard $(foreach d,include/holdfast include/holdf
 # --- What to make ----------------------------------------------------------------------------------------
 
 ##@ Build
-all: lib $(PROGRAMS) $(TABLES) ## the library and the tools
+all: lib $(PROGRAMS) $(HERD) $(TABLES) ## the library and the tools
 lib: $(HOLDFAST_LIB) $(SIM_LIB) ## libholdfast.a and libholdfast_sim.a alone
 tests: $(TESTS) ## the test binaries, without running them
 
 ##@ Run
 sim: $(SWARM) ## the swarm over the simulated kernel: SEEDS=2000 FIRST=1 JOBS=2; HOLDFAST_SEED=7 plays one again
 	$(Q)$(SWARM) --first=$(FIRST) --seeds=$(SEEDS) --jobs=$(JOBS) $(if $(TARGETS),--targets)
+
+herd: $(HERD) ## thundering herds, policy by policy, as CSV and SVG in build/herd: LINKS=10000 OUTAGE=60s JOBS=2
+	$(Q)tools/herd/herd.sh $(HERD) $(OUT)/herd $(LINKS) $(OUTAGE) $(JOBS)
+
+fuzz: ## the fuzzers, from their corpora: SECONDS=60 for each, FUZZ_SEED=N; finds go to $(BUILD)/fuzz/found
+	$(Q)+$(FUZZ_MAKE) fuzz-targets
+	$(Q)tools/fuzz.sh run $(BUILD)/fuzz $(SECONDS) '$(FUZZ_SEED)'
+
+fuzz-merge: ## what make fuzz found, merged into tests/fuzz/corpus
+	$(Q)+$(FUZZ_MAKE) fuzz-targets
+	$(Q)tools/fuzz.sh merge $(BUILD)/fuzz
+
+mutants: ## the swarm against 20 broken libraries: MUTANTS='01*' SEEDS=2000
+	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
+
+mutants-drawn: ## DRAW=200 mutants drawn from DRAW_SEED=1: each by the swarm, and what it lets live by the tests
+	$(Q)-SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) drawn
+	$(Q)JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) tests
 
 demo: all ## server up, killed, revived; the link comes back, on both backends
 	$(Q)HOLDFAST_BIN=$(abspath $(BIN)) tools/demo.sh
@@ -169,7 +207,7 @@ asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 
 # A simulated world is one thread by construction: there is nothing for ThreadSanitizer to see.
 tsan: ## the tests under ThreadSanitizer, but for those in a simulated world
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
@@ -208,8 +246,9 @@ check-compilers: ## the library and the tools with the other compiler
 	  $(MAKE) CXX=$(OTHER_CXX) BUILD=$(BUILD)/$(OTHER_CXX) all && echo 'check-compilers: $(OTHER_CXX) is clean'; \
 	else tools/check/skip.sh check-compilers '$(OTHER_CXX) is not installed: apt-get install $(if $(findstring clang,$(OTHER_CXX)),clang,g++)'; fi
 
-check-sim: ## 2,000 seeds of the swarm, broad enough; and 100 that are the same with the other compiler
+check-sim: ## 2,000 seeds of the swarm, broad enough; 100 under ASan and UBSan; and 100 that are the same with the other compiler
 	$(Q)+$(MAKE) sim SEEDS=2000 TARGETS=1
+	$(Q)+$(MAKE) SANITIZE=address,undefined sim SEEDS=100
 	$(Q)+MAKE='$(MAKE)' tools/check/check_determinism.sh $(BUILD) '$(OTHER_CXX)'
 
 check-epoll: ## the epoll-only build neither includes nor links liburing, and holds the contract
@@ -270,11 +309,13 @@ help: ## this list
 	  'CXXFLAGS=' 'flags to add, after ours' \
 	  'URING=0' 'epoll only, without liburing (in $$(BUILD)/epoll)' \
 	  'SANITIZE=' 'address,undefined or thread (in $$(BUILD)/asan, $$(BUILD)/tsan)' \
+	  'LINKS=10000' 'of make herd; OUTAGE=60s JOBS=2 beside it' \
+	  'SECONDS=60' 'of make fuzz, for each target' \
 	  'SEEDS=2000' 'of make sim; FIRST=1 JOBS=2 beside it' \
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo sim test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo sim herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 
@@ -287,7 +328,7 @@ SOURCES_TXT := $(OBJ)/sources.txt
 $(COMPILE_TXT): FORCE
 	$(call keep_text,$(COMPILE) $(CPPFLAGS) $(CXXFLAGS) | $(LDFLAGS))
 $(SOURCES_TXT): FORCE
-	$(call keep_text,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+	$(call keep_text,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(HERD_SOURCES) $(FUZZ_MAINS) $(FUZZ_SOURCES) $(foreach s,$(suites_found),$(call suite_sources,$s)))
 
 INCLUDES_src   := -Iinclude -Isrc
 INCLUDES_tools := -Iinclude -Isrc -Itools
@@ -320,6 +361,9 @@ $(SUPPORT_LIB): $(call objects,$(SUPPORT_SOURCES)) $(SOURCES_TXT)
 $(ECHO_LIB): $(call objects,$(ECHO_SOURCES)) $(SOURCES_TXT)
 	$(call say,AR,$@)
 	$(archive)
+$(HERD_LIB): $(call objects,$(HERD_SOURCES)) $(SOURCES_TXT)
+	$(call say,AR,$@)
+	$(archive)
 
 $(BIN)/holdfast-echo: $(OBJ)/tools/echo/echo_main.o $(ECHO_LIB) $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
@@ -330,6 +374,9 @@ $(BIN)/holdfast-echod: $(OBJ)/tools/echo/echod_main.o $(ECHO_LIB) $(HOLDFAST_LIB
 $(BIN)/holdfast-sim: $(call objects,$(SWARM_SOURCES)) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
 	$(call say,LINK,$@)
 	$(call link,$(PACKAGE_LIBS))
+$(HERD): $(OBJ)/tools/herd/herd_main.o $(HERD_LIB) $(SIM_LIB) $(HOLDFAST_LIB)
+	$(call say,LINK,$@)
+	$(call link,$(PACKAGE_LIBS))
 $(BIN)/receive_buffers: $(OBJ)/tools/bench/receive_buffers.o $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(PACKAGE_LIBS))
@@ -337,12 +384,19 @@ $(BIN)/print_tables: $(OBJ)/tools/print_tables.o $(HOLDFAST_LIB)
 	$(call say,LINK,$@)
 	$(call link,$(PACKAGE_LIBS))
 
+# libFuzzer is clang's; everything is instrumented for it, and it brings the main.
+FUZZ_MAKE = $(MAKE) CXX=clang++ URING=1 SANITIZE=fuzzer-no-link,address,undefined
+fuzz-targets: $(FUZZERS)
+$(FUZZERS): $(BIN)/%: $(OBJ)/tests/fuzz/%.o $(call objects,$(FUZZ_SOURCES)) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
+	$(call say,LINK,$@)
+	$(call link,-fsanitize=fuzzer $(PACKAGE_LIBS))
+
 # A main in tests/support comes before gmock's, which is then not linked.
 define suite
-$(BIN)/$1_test: $(call objects,$(call suite_sources,$1)) $(SUPPORT_LIB) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
+$(BIN)/$1_test: $(call objects,$(call suite_sources,$1) $(call suite_shares,$1)) $(SUPPORT_LIB) $(ECHO_LIB) $(HERD_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
 	$$(call say,LINK,$$@)
 	$$(call link,$$(TEST_LIBS) $$(TOOL_LIBS))
 endef
 $(foreach s,$(suites_found),$(eval $(call suite,$s)))
 
--include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+-include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(HERD_SOURCES) $(HERD_MAIN) $(FUZZ_MAINS) $(FUZZ_SOURCES) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))

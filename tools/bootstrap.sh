@@ -35,7 +35,8 @@ testing=(libgtest-dev libgmock-dev  # the tests
 checking=(clang clang-format libclang-rt-14-dev)
 case $target in
   all | lib | demo | install | uninstall | clean | help) ;;
-  check | check-* | format) packages+=("${testing[@]}" "${checking[@]}") ;;
+  herd) packages+=(gnuplot-nox) ;;  # its pictures
+  check | check-* | format | fuzz | fuzz-*) packages+=("${testing[@]}" "${checking[@]}") ;;
   tidy) packages+=("${checking[@]}" clang-tidy) ;;
   *) packages+=("${testing[@]}") ;;
 esac
