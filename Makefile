@@ -170,7 +170,7 @@ CODE             := $(sort $(wildcard $(foreach d,include/holdfast include/holdf
 # --- What to make ----------------------------------------------------------------------------------------
 
 ##@ Build
-all: lib $(PROGRAMS) $(HERD) $(TABLES) ## the library and the tools
+all: lib $(PROGRAMS) $(SWARM) $(HERD) $(TABLES) ## the library and the tools
 lib: $(HOLDFAST_LIB) $(SIM_LIB) ## libholdfast.a and libholdfast_sim.a alone
 tests: $(TESTS) ## the test binaries, without running them
 

@@ -5,7 +5,8 @@
 #   mutants.sh BUILD named    those of tests/mutants: each breaks one promise. MUTANTS='01*' narrows it
 #   mutants.sh BUILD drawn    DRAW=200 drawn by draw_mutants.py from DRAW_SEED=1, not counting those that do not
 #                             compile
-#   mutants.sh BUILD tests    the survivors of `drawn`, held against the other tests: SUITES="machine net"
+#   mutants.sh BUILD tests    the survivors of `drawn`, held against the other tests. SUITES="machine net"
+#                             narrows it
 #
 # SEEDS=2000 is how far the swarm looks, JOBS how many mutants are looked at beside each other, each in a
 # copy of the tree of its own. Last line: `N passed, N failed`, a mutant that is killed being a pass.
@@ -52,43 +53,64 @@ swarm() {
   done
 }
 
-# look N COUNT PATCH...: worker N, until COUNT of them have compiled. A line for each: name, verdict.
+# next COUNT FILE: a number that no other worker has got, until COUNT patches have compiled.
+next() {
+  (
+    flock 9
+    (($(grep -vc 'does not compile' "$2") < $1)) || exit 1
+    wc -c <"$2.taken"  # From 0.
+    printf . >>"$2.taken"
+  ) 9>"$2.lock"
+}
+
+# look N COUNT PATCH...: worker N. A line for each that it took: name, verdict.
 look() {
-  local worker=$1 tree=$out/tree-$1 left=$2 patch name killed
+  local worker=$1 count=$2 tree=$out/tree-$1 i name killed
   shift 2
+  local patches=("$@")
   copy "$worker"
   build_in "$tree" out/bin/holdfast-sim >"$tree.log" 2>&1 || { tail -5 "$tree.log" >&2; return 1; }
-  for patch in "$@"; do
-    ((left > 0)) || return 0
-    name=$(basename "$patch" .patch)
-    if mutate "$tree" "$patch" out/bin/holdfast-sim; then
-      left=$((left - 1))
+  while i=$(next "$count" "$results") && ((i < ${#patches[@]})); do
+    name=$(basename "${patches[i]}" .patch)
+    if mutate "$tree" "${patches[i]}" out/bin/holdfast-sim; then
       killed=$(swarm "$tree")
       printf '%-36s %s\n' "$name" "${killed:+killed: }${killed:-SURVIVED $seeds seeds}"
     else
       printf '%-36s does not compile\n' "$name"
-    fi
-    restore "$tree" "$patch"
+    fi | tee -a "$results"
+    restore "$tree" "${patches[i]}"
   done
 }
 
-# test_survivors SUITE...: which test kills what the swarm let live.
+# failing SUITE TREE: prints the first test that fails, and nothing when none does. Most of what a suite takes
+# is waiting, so it is cut into pieces that wait beside each other.
+failing() {
+  local suite=$1 tree=$2 piece pieces=4
+  for ((piece = 0; piece < pieces; ++piece)); do
+    (cd "$tree" && GTEST_TOTAL_SHARDS=$pieces GTEST_SHARD_INDEX=$piece timeout 300 \
+      "out/bin/${suite}_test" --gtest_fail_fast --gtest_brief=1 2>&1 || echo "[  FAILED  ] exit $?") &
+  done | grep -m1 '^\[  FAILED  \]' | cut -c14-
+}
+
+# test_survivors: which test kills what the swarm let live: those of the mutant's floor, and of the top floor.
 test_survivors() {
-  local tree=$out/tree-0 suite name patch said
+  local tree=$out/tree-0 suite suites name patch test said
   copy 0
   while read -r name _; do
-    patch=$(echo "$out"/drawn/"$name".patch)
+    patch=$out/drawn/$name.patch
+    suites=(${SUITES:-$(sed -n 's#^--- a/src/\([a-z]*\)/.*#\1#p' "$patch") net})
     said=
-    for suite in "$@"; do
+    for suite in "${suites[@]}"; do
       if mutate "$tree" "$patch" -j"$jobs" "out/bin/${suite}_test"; then
-        said=$(cd "$tree" && timeout 300 "out/bin/${suite}_test" --gtest_fail_fast --gtest_brief=1 2>&1) ||
-          said="killed by the suite $suite: $(grep -m1 -o '^\[  FAILED  \] [^ ,]*' <<<"$said" | cut -c14-)"
+        test=$(failing "$suite" "$tree")
+        said=${test:+killed by the suite $suite: $test}
+      else
+        said='killed by the compiler'
       fi
       restore "$tree" "$patch"
-      [[ $said == killed* ]] && break
-      said=
+      [[ -n $said ]] && break
     done
-    printf '%-36s %s\n' "$name" "${said:-SURVIVED the suites $*}"
+    printf '%-36s %s\n' "$name" "${said:-SURVIVED the suites ${suites[*]}}"
   done < <(grep SURVIVED "$out/drawn.txt")
 }
 
@@ -103,15 +125,19 @@ case $mode in
     patches=("$out"/drawn/${MUTANTS:-*}.patch)
     ;;
   tests)
-    test_survivors ${SUITES:-machine backend net} | tee "$out/tests.txt"
+    test_survivors | tee "$out/tests.txt"
+    ! grep SURVIVED -q "$out/tests.txt"
     exit
     ;;
 esac
-for ((worker = 0; worker < jobs; ++worker)); do
-  mine=()
-  for ((i = worker; i < ${#patches[@]}; i += jobs)); do mine+=("${patches[i]}"); done
-  look "$worker" $(((count - worker + jobs - 1) / jobs)) "${mine[@]}" &
-done | tee "$out/$mode.txt"
-passed=$(grep -c ' killed: ' "$out/$mode.txt")
+results=$out/$mode.txt
+: >"$results"
+: >"$results.taken"
+for ((worker = 0; worker < jobs; ++worker)); do look "$worker" "$count" "${patches[@]}" & done
+wait
+# Workers may have looked at some more in the end: the first that compile are those that were drawn.
+sort -o "$results" "$results"
+judged=$(grep -v 'does not compile' "$results" | head -n "$count")
+passed=$(grep -c ' killed: ' <<<"$judged")
 echo "$passed passed, $((count - passed)) failed"
 ((passed == count))
