@@ -155,13 +155,17 @@ class Peer {
 // A listener that no backend knows of.
 class PeerListener {
  public:
+  static constexpr int kBoundAlone = -1;  // A backlog: who connects is refused.
+
   explicit PeerListener(Kernel& kernel, int domain = AF_INET, int backlog = 1024)
       : kernel_(kernel) {
     fd_ = kernel.Socket(domain, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     EXPECT_GE(fd_, 0);
     const TestAddress any = TestAddress::Any(domain);
     EXPECT_EQ(kernel.Bind(fd_, any.get(), any.size), 0);
-    EXPECT_EQ(kernel.Listen(fd_, backlog), 0);
+    if (backlog != kBoundAlone) {
+      EXPECT_EQ(kernel.Listen(fd_, backlog), 0);
+    }
     EXPECT_EQ(kernel.GetSockName(fd_, address.get(), &address.size), 0);
   }
   PeerListener(const PeerListener&) = delete;

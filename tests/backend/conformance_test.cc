@@ -44,11 +44,23 @@ class ConformanceTest : public BackendTest {
   }
 };
 
-std::vector<TestAddress> RefusingAddresses(Kernel& kernel) {
-  PeerListener tcp(kernel, AF_INET);
-  PeerListener abstract(kernel, AF_UNIX);
-  return {tcp.address, abstract.address, TestAddress::UnixPath("/nonexistent/holdfast.socket")};
-}
+// Addresses that refuse. They stay bound as long as this lives, so that nobody else, the test itself
+// included, gets one and listens there.
+class Refusal {
+ public:
+  explicit Refusal(Kernel& kernel)
+      : tcp_(kernel, AF_INET, PeerListener::kBoundAlone),
+        abstract_(kernel, AF_UNIX, PeerListener::kBoundAlone) {}
+
+  const TestAddress& tcp() const { return tcp_.address; }
+  std::vector<TestAddress> all() const {
+    return {tcp_.address, abstract_.address, TestAddress::UnixPath("/nonexistent/holdfast.socket")};
+  }
+
+ private:
+  PeerListener tcp_;
+  PeerListener abstract_;
+};
 
 // Lets this process run out of descriptors. The limit is lowered from the beginning, because
 // io_uring takes the one in force when an accept is submitted (io_accept_prep), but not to what is
@@ -113,7 +125,8 @@ TEST_P(ConformanceTest, ConnectsToAListener) {
 }
 
 TEST_P(ConformanceTest, ConnectToNobodyIsRefused) {
-  for (const TestAddress& address : RefusingAddresses(kernel())) {
+  const Refusal refusal(kernel());
+  for (const TestAddress& address : refusal.all()) {
     TestSocket socket(world());
     ASSERT_EQ(socket.Open(address.storage.ss_family), 0);
 
@@ -1030,7 +1043,8 @@ class ShortLived final : public SocketEvents {
 TEST_P(ConformanceTest, TheReceiverMayBeGoneAfterItsLastCallback) {
   int gone = 0;
   Backend& backend = world().backend();
-  const TestAddress nowhere = RefusingAddresses(kernel())[0];
+  const Refusal refusal(kernel());
+  const TestAddress nowhere = refusal.tcp();
   PeerListener listener(kernel());
   std::vector<Peer> peers;
   const auto connected = [&] {
@@ -1113,7 +1127,8 @@ TEST_P(ConformanceTest, AThousandSocketsLeaveNoDescriptor) {
 TEST_P(ConformanceTest, AnyOrderOfVerbsKeepsTheRules) {
   Random random(PrintedSeed());
   PeerListener listener(kernel());
-  const TestAddress nowhere = RefusingAddresses(kernel())[0];
+  const Refusal refusal(kernel());
+  const TestAddress nowhere = refusal.tcp();
   std::vector<std::unique_ptr<TestSocket>> sockets(12);
   std::vector<Peer> peers;
   constexpr OpKind kKinds[] = {OpKind::kConnect, OpKind::kAccept, OpKind::kReceive, OpKind::kSend};
