@@ -109,8 +109,8 @@ HOLDFAST_FOR_BOTH_BACKENDS(LinkScaleTest);
 TEST_P(LinkScaleTest, AThousandLinksLoseTheirServerAndAllComeBack) {
   const DescriptorLimit limit(3 * kLinks);
   if (!limit.enough()) GTEST_SKIP() << "ulimit -Hn is below 3000: NOT TESTED: 1,000 links";
-  auto server = std::make_unique<RawServer>(Family::kInet, 0, 4096);
-  const std::uint16_t port = server->port();
+  const ClosedPort port;
+  auto server = std::make_unique<RawServer>(Family::kInet, port.port(), 4096);
   const std::shared_ptr<const LinkOptions> options = SharedOptions(server->endpoint());
   const std::size_t before = OpenDescriptors();
   std::vector<std::unique_ptr<Link>> links;
@@ -138,7 +138,7 @@ TEST_P(LinkScaleTest, AThousandLinksLoseTheirServerAndAllComeBack) {
           });
         },
         60s));
-    server = std::make_unique<RawServer>(Family::kInet, port, 4096);
+    server = std::make_unique<RawServer>(Family::kInet, port.port(), 4096);
     ASSERT_TRUE(ServeUntilAllAreUp(*server, peers, static_cast<std::uint64_t>(loss) + 1))
         << totals_.ups;
     for (const auto& link : links) EXPECT_EQ(link->state(), LinkState::kUp);

@@ -108,14 +108,14 @@ TEST_P(LinkTest, AResetInMidStreamIsAReset) {
 }
 
 TEST_P(LinkTest, ComesBackWhenTheServerIsRestartedOnItsPort) {
-  auto server = std::make_unique<RawServer>();
-  const std::uint16_t port = server->port();
+  const ClosedPort port;
+  auto server = std::make_unique<RawServer>(Family::kInet, port.port());
   Fd peer;
   std::unique_ptr<Link> link = MakeUp(*server, peer);
   server.reset();
   ResetPeer(peer);
   ASSERT_TRUE(RunUntil([&] { return diary_.downs.size() >= 2; }));
-  RawServer again(Family::kInet, port);
+  RawServer again(Family::kInet, port.port());
   peer = AcceptFrom(again);
   ASSERT_TRUE(RunUntil([&] { return diary_.ups == 2; }));
   EXPECT_EQ(link->Send("again").status, SendStatus::kQueued);

@@ -110,10 +110,13 @@ class RawServer {
   std::uint16_t port_ = 0;
 };
 
-// A port on which nobody listens: bound, so that nobody else gets it, but not listening.
+// A port on which nobody listens: bound, so that nobody else gets it, but not listening. A RawServer may be
+// bound to it as well, as often as it likes: both have SO_REUSEADDR.
 class ClosedPort {
  public:
   ClosedPort() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    const int on = 1;
+    ::setsockopt(fd_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
