@@ -298,6 +298,12 @@ class BackendWorld {
     Wait(timeout);
     Dispatch();
   }
+  // Ends everything here and now. Only closing may follow.
+  void Abandon() {
+    in_dispatch_ = true;
+    backend_->Abandon();
+    in_dispatch_ = false;
+  }
   // Turns until `done()`. Sleeps for as long as the backend lets it: an event that does not wake
   // the loop fails the test. False after kPatience.
   template <typename Done>

@@ -1342,6 +1342,37 @@ TEST_P(ConformanceTest, DispatchKeepsToItsBudgetAndSaysThatThereIsMore) {
   }));
 }
 
+TEST_P(ConformanceTest, AcceptsKeepToTheBudgetToo) {
+  TestSocket listening(world());
+  const TestAddress address = listening.Listen();
+  listening.Accept();
+  world().Turn();
+  std::vector<Peer> dialed;
+  for (int i = 0; i < 10; ++i) dialed.push_back(DialPlainly(kernel(), address));
+
+  for (const Instant begin = world().Now(); world().Now() - begin < kPatience;) {
+    if (listening.accepted.size() == dialed.size()) break;
+    world().Wait(kPatience);
+    world().Dispatch(3);  // Which looks that it keeps to it.
+  }
+
+  EXPECT_EQ(listening.accepted.size(), dialed.size());
+}
+
+TEST_P(ConformanceTest, EverySendThatReachedTheKernelIsCounted) {
+  TestSocket socket(world());
+  Peer peer;
+  ASSERT_TRUE(world().ConnectPair(&socket, &peer));
+  const std::uint64_t before = world().stats().sends;
+
+  for (std::size_t i = 1; i <= 3; ++i) {
+    socket.Send("one");
+    ASSERT_TRUE(world().Await([&] { return socket.sends.size() == i; }));
+  }
+
+  EXPECT_EQ(world().stats().sends - before, 3u);
+}
+
 TEST_P(ConformanceTest, WaitDoesNotSleepOverWhatIsLeft) {
   TestSocket socket(world());
   Peer peer;

@@ -933,6 +933,22 @@ TEST_F(UringCrowdTest, WithTwoBuffersEverythingArrivesAndNothingSpins) {
   EXPECT_LE(world().TurnFor(kQuietSpell), 5);
 }
 
+TEST_F(UringCrowdTest, OneBufferServesEverybodyInTurn) {
+  Create({.buffer_count = 1, .buffer_size = 512});
+  Fill(3);
+  for (auto& socket : sockets_) socket->Receive();
+  world().Turn();
+  const std::string text(5'000, 'x');
+
+  for (Peer& peer : peers_) {
+    ASSERT_EQ(peer.Write(text), static_cast<ssize_t>(text.size()));
+  }
+
+  for (auto& socket : sockets_) {
+    ASSERT_TRUE(world().Await([&] { return socket->bytes.size() == text.size(); }));
+  }
+}
+
 TEST_F(UringCrowdTest, HundredsOfSendsInATurnGoThroughAQueueOfFour) {
   Create({.sq_entries = 4});
   Fill(300);
@@ -1400,6 +1416,53 @@ TEST_F(UringTest, AnEnterThatFailedLeavesTheDescriptorReadable) {
   world().Wait(0ns);
   EXPECT_EQ(peer.Read(), "hello");
   EXPECT_FALSE(world().DescriptorIsReadable());
+}
+
+TEST_F(UringTest, AbandonedEveryOperationEndsAsCancelled) {
+  TestSocket listening(world());
+  listening.Listen();
+  listening.Accept();
+  PeerListener silent(kernel_, AF_INET, 1);  // Its queue is full: the next one gets no answer.
+  std::vector<Peer> queued;
+  for (int i = 0; i < 4; ++i) queued.push_back(DialPlainly(kernel_, silent.address));
+  TestSocket connecting(world());
+  ASSERT_EQ(connecting.Open(), 0);
+  connecting.Connect(silent.address);
+  TestSocket up(world());
+  Peer peer;
+  ASSERT_TRUE(world().ConnectPair(&up, &peer));
+  up.Receive();
+  world().FillPipe(up);
+  const std::size_t sends = up.sends.size();
+
+  world().Abandon();
+
+  ASSERT_EQ(listening.accept_ends.size(), 1u);
+  EXPECT_EQ(listening.accept_ends[0].value, -ECANCELED);
+  ASSERT_EQ(connecting.connects.size(), 1u);
+  EXPECT_EQ(connecting.connects[0].value, -ECANCELED);
+  ASSERT_EQ(up.receive_ends.size(), 1u);
+  EXPECT_EQ(up.receive_ends[0].value, -ECANCELED);
+  ASSERT_EQ(up.sends.size(), sends + 1);
+  EXPECT_EQ(up.sends.back().value, -ECANCELED);
+}
+
+// Its own polls end with it, and it goes when they have: further turns would each wait for nothing.
+TEST_F(UringTest, ItsEndIsATurnOrTwo) {
+  auto created = CreateUringBackend(kernel_, {});
+  ASSERT_TRUE(created.ok());
+  ASSERT_EQ((*created)->Enable(), 0);
+  const int watched = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  ASSERT_EQ((*created)->SetWatch(
+                watched, [](void*) {}, nullptr),
+            0);
+  (*created)->Wait(0ns);
+  const std::uint64_t before = kernel_.calls(KernelCall::kRingEnter);
+
+  created->reset();
+
+  EXPECT_EQ(::close(watched), 0);
+  EXPECT_LE(kernel_.calls(KernelCall::kRingEnter) - before, 2u);
 }
 
 TEST_F(UringTest, ItMayBeDestroyedOnAnotherThread) {

@@ -385,6 +385,19 @@ TEST_P(FaultTest, InterruptedWaitsChangeNothing) {
 
 // --- Accepting.
 
+TEST_P(FaultTest, AListenerWithoutADescriptorForItsSocketSaysSo) {
+  kernel_.Inject({.call = KernelCall::kSocket, .result = -EMFILE});
+  ListenerOptions options;
+  options.endpoint = "127.0.0.1:0";
+  options.on_accept = [](Listener&, std::unique_ptr<Stream>) {};
+
+  const absl::Status status = Listener::Create(reactor(), std::move(options)).status();
+
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_NE(status.message().find("socket"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("EMFILE"), std::string::npos) << status;
+}
+
 TEST_P(FaultTest, AConnectionThatWasAbortedDoesNotStopTheListener) {
   int errors = 0;
   int accepted = 0;

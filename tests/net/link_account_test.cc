@@ -443,6 +443,15 @@ TEST_P(LinkAccountTest, AnIdleLinkHoldsNoSendBlock) {
   EXPECT_TRUE(diary_.downs.empty());
 }
 
+TEST_P(LinkAccountTest, OneByteIsAckedAndHoldsNoBlock) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  link->Send("x");
+  EXPECT_EQ(ReadFrom(peer, 1), "x");
+  EXPECT_TRUE(RunUntil([&] { return reactor().stats().send_blocks == 0; }));
+}
+
 TEST_P(LinkAccountTest, AnEmptyMessageIsAckedAndHoldsNoBlock) {
   RawServer server;
   Fd peer;

@@ -177,6 +177,21 @@ TEST_P(LinkShutdownTest, AStopTokenMayBeTriggeredAfterTheReactorIsGone) {
   EXPECT_EQ(diary_.Text(), "dial1 up");
 }
 
+TEST_P(LinkShutdownTest, AStopThatIsNeverDeliveredKeepsNothingAlive) {
+  std::stop_source source;
+  LinkOptions options;
+  options.endpoints = {"127.0.0.1:1"};
+  options.stop = source.get_token();
+  auto shared = std::make_shared<const LinkOptions>(std::move(options));
+  const std::weak_ptr<const LinkOptions> kept = shared;
+  auto link = Link::Create(reactor(), std::move(shared));
+  ASSERT_TRUE(link.ok()) << link.status();
+  source.request_stop();
+  link->reset();
+  reactor_.reset();
+  EXPECT_TRUE(kept.expired());
+}
+
 TEST_P(LinkShutdownTest, AStopTokenMayBeTriggeredInACallbackOfTheLink) {
   RawServer server;
   std::stop_source source;
