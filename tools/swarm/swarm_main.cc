@@ -3,13 +3,14 @@
 // Each worker is a process of its own, because a run is one thread and a failed HOLDFAST_CHECK ends a process:
 // the seed that did it is named by whoever waits for it.
 #include <poll.h>
-#include <signal.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -42,7 +43,8 @@ void Usage(std::FILE* out) {
       "\n"
       "Runs the shipped runtime over a simulated kernel, one world a seed, and checks its "
       "promises.\n"
-      "HOLDFAST_SEED=N in the environment runs that one seed.\n"
+      "HOLDFAST_SEED=N in the environment runs that one seed. SIGINT ends it with what it has seen "
+      "so far.\n"
       "\n"
       "  --first=N    the first seed (1)\n"
       "  --seeds=N    how many, one after the other (1)\n"
@@ -96,17 +98,36 @@ bool ReadAll(int fd, void* data, std::size_t size) {
   return true;
 }
 
-// A run that takes so long goes round in circles.
-constexpr unsigned kSecondsPerSeedMax = 60;
+// Set by SIGINT and SIGTERM: what has been seen so far is told, and no more is looked at.
+volatile std::sig_atomic_t stopped = 0;
+
+void HandleStops() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { stopped = 1; };
+  action.sa_flags = SA_RESTART;  // Which poll(2) never is (signal(7)).
+  ::sigaction(SIGINT, &action, nullptr);
+  ::sigaction(SIGTERM, &action, nullptr);
+}
+
+// A run that takes so much of a processor goes round in circles.
+constexpr time_t kSecondsPerSeedMax = 60;
+
+void LimitTo(time_t seconds) {
+  itimerval limit{};
+  limit.it_value.tv_sec = seconds;
+  ::setitimer(ITIMER_PROF, &limit, nullptr);  // SIGPROF.
+}
 
 // Seeds first + job, first + job + jobs, ...
 [[noreturn]] void Work(const Options& options, unsigned job, int out) {
+  ::signal(SIGINT, SIG_IGN);  // The parent ends us.
+  ::signal(SIGTERM, SIG_IGN);
   for (std::uint64_t i = job; i < options.seeds; i += options.jobs) {
     const std::uint64_t seed = options.first + i;
     WriteAll(out, &seed, sizeof(seed));  // So that a crash has a name.
-    ::alarm(kSecondsPerSeedMax);
+    LimitTo(kSecondsPerSeedMax);
     const RunResult result = RunSeed(seed, {});
-    ::alarm(0);
+    LimitTo(0);
     std::string text;
     for (const std::string& violation : result.violations) text += "  " + violation + "\n";
     Line line{};
@@ -157,7 +178,7 @@ struct Worker {
 void ReportDeath(const Worker& worker, std::uint64_t seed, Totals* totals) {
   int status = 0;
   ::waitpid(worker.pid, &status, 0);
-  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM;
+  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF;
   ++totals->seeds;
   ++totals->failed;
   std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed),
@@ -213,7 +234,7 @@ bool Collect(const Options& options, const Worker& worker, Totals* totals) {
 // From whoever has something to tell, for a worker whose pipe is full waits.
 void CollectAll(const Options& options, std::vector<Worker> workers, Totals* totals) {
   std::vector<pollfd> waits;
-  while (!workers.empty()) {
+  while (!workers.empty() && stopped == 0) {
     waits.clear();
     for (const Worker& worker : workers) waits.push_back({worker.pipe, POLLIN, 0});
     if (::poll(waits.data(), waits.size(), -1) <= 0) continue;
@@ -222,6 +243,11 @@ void CollectAll(const Options& options, std::vector<Worker> workers, Totals* tot
       ::close(workers[i].pipe);
       workers.erase(workers.begin() + static_cast<std::ptrdiff_t>(i));
     }
+  }
+  for (const Worker& worker : workers) {
+    ::kill(worker.pid, SIGKILL);
+    ::waitpid(worker.pid, nullptr, 0);
+    ::close(worker.pipe);
   }
 }
 
@@ -264,6 +290,7 @@ int RunAll(const Options& options) {
   Totals totals;
   std::vector<Worker> workers;
   std::fflush(stdout);
+  HandleStops();
   for (unsigned job = 0; job < options.jobs; ++job) {
     int ends[2];
     if (::pipe(ends) != 0) return 2;
@@ -283,6 +310,7 @@ int RunAll(const Options& options) {
   const auto per_seed = [&totals](std::uint64_t sum) {
     return static_cast<unsigned long long>(sum / std::max<std::uint64_t>(totals.seeds, 1));
   };
+  if (stopped != 0) std::printf("stopped by a signal: this is how far it came\n");
   std::printf("%-22s %12s\n", "fault", "hits");
   for (std::size_t i = 0; i < kFaultKinds; ++i) {
     const std::string_view name = ToString(static_cast<Fault>(i));
