@@ -509,6 +509,18 @@ TEST_F(UringTest, AConnectionThatDiedInTheQueueIsNoReasonToStopAccepting) {
   EXPECT_TRUE(listener.accept_ends.empty());
 }
 
+TEST_F(UringTest, OneAcceptTakesManyConnections) {
+  TestSocket listening(world());
+  const TestAddress address = listening.Listen();
+  listening.Accept();
+  std::vector<Peer> dialed;
+  for (std::size_t i = 1; i <= 3; ++i) {
+    dialed.push_back(DialPlainly(kernel_, address));
+    ASSERT_TRUE(world().Await([&] { return listening.accepted.size() == i; }));
+  }
+  EXPECT_EQ(kernel_.submissions(RingOp::kAccept), 1u);
+}
+
 TEST_F(UringTest, AShortSendTellsItsCount) {
   for (const Notify notify : {Notify::kPromptly, Notify::kWithNextEvent}) {
     for (const bool parts : {false, true}) {
