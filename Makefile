@@ -69,8 +69,8 @@ require        = $(if $(shell $(PKG_CONFIG) --exists $1 2>/dev/null && echo yes)
 require_all    = $(if $1,$(call not_found,$1,$(foreach p,$1,$(call debian_package,$p))))
 
 goals     := $(or $(MAKECMDGOALS),all)
-no_build  := help clean format uninstall mutants mutants-drawn check-floors check-errno check-waitall check-references check-format
-no_tests  := all lib demo sim herd fuzz fuzz-merge fuzz-targets check-sim docs install tidy check-headers check-nm check-docs check-compilers check-no-uring check-install
+no_build  := help clean format uninstall mutants mutants-drawn check-mutants check-floors check-errno check-waitall check-references check-format
+no_tests  := all lib demo sim herd fuzz fuzz-merge fuzz-targets check-sim docs install tidy check-headers check-nm check-docs check-compilers check-fuzz check-no-uring check-install
 ifneq (,$(filter-out $(no_build),$(goals)))
   $(call require_tool,$(PKG_CONFIG),pkg-config)
   $(call require_tool,$(CXX),$(if $(findstring clang,$(CXX)),clang,g++))
@@ -211,7 +211,7 @@ tsan: ## the tests under ThreadSanitizer, but for those in a simulated world
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
-          check-compilers check-sim check-epoll check-install asan tsan
+          check-compilers check-mutants check-sim check-fuzz check-epoll check-install asan tsan
 check: ## every check-* below, then asan and tsan
 	$(Q)+tools/check/run_steps.sh $(foreach c,$(CHECKS),'$(MAKE) $c')
 
@@ -250,6 +250,15 @@ check-sim: ## 2,000 seeds of the swarm, broad enough; 100 under ASan and UBSan; 
 	$(Q)+$(MAKE) sim SEEDS=2000 TARGETS=1
 	$(Q)+$(MAKE) SANITIZE=address,undefined sim SEEDS=100
 	$(Q)+MAKE='$(MAKE)' tools/check/check_determinism.sh $(BUILD) '$(OTHER_CXX)'
+
+check-mutants: ## the named mutants still apply to the library that they break; `make mutants` tries them
+	$(Q)for patch in tests/mutants/*.patch; do \
+	  patch --dry-run -s -f -p1 <$$patch || { echo "check-mutants: $$patch does not apply"; exit 1; }; \
+	done; echo "check-mutants: $$(ls tests/mutants/*.patch | wc -l) apply"
+
+check-fuzz: ## the fuzzers build, and find nothing in ten seconds
+	$(Q)+if command -v clang++ >/dev/null; then $(MAKE) fuzz SECONDS=10; \
+	else tools/check/skip.sh check-fuzz 'clang++ is not installed: apt-get install clang'; fi
 
 check-epoll: ## the epoll-only build neither includes nor links liburing, and holds the contract
 	$(Q)+$(MAKE) URING=0 SANITIZE= all check-no-uring

@@ -32,11 +32,12 @@ testing=(libgtest-dev libgmock-dev  # the tests
   python3                           # their runner, the checks
   iproute2 nftables                 # networks that break
   strace procps binutils)           # what the tests look at processes and objects with
-checking=(clang clang-format libclang-rt-14-dev)
+checking=(clang clang-format libclang-rt-14-dev patch)
 case $target in
   all | lib | demo | install | uninstall | clean | help) ;;
   herd) packages+=(gnuplot-nox) ;;  # its pictures
   check | check-* | format | fuzz | fuzz-*) packages+=("${testing[@]}" "${checking[@]}") ;;
+  mutants | mutants-*) packages+=("${testing[@]}" git patch) ;;
   tidy) packages+=("${checking[@]}" clang-tidy) ;;
   *) packages+=("${testing[@]}") ;;
 esac
