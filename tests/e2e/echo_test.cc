@@ -86,7 +86,8 @@ TEST_P(EchoTest, ComesBackWhenItsServerIsKilledAndStartedAgain) {
   server = StartServer(address_);
   ASSERT_TRUE(client->Await("up"));
   EXPECT_EQ(client->EndBy(SIGINT), 0);
-  EXPECT_EQ(client->Named("up").size(), 2u);
+  // More than two when a dial reached the dying server while its listener was still open.
+  EXPECT_GE(client->Named("up").size(), 2u);
   EXPECT_GE(client->Summary().Int("echoed"), 16);
   ExpectAddsUp(*client);
 }
