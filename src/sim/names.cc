@@ -41,11 +41,14 @@ std::optional<SocketAddress> ParseNumeric(const char* node) {
   return std::nullopt;
 }
 
+// As glibc 2.36: 70000 is a port, of which 16 bits are left.
 bool ParsePort(const char* service, std::uint16_t* port) {
   *port = 0;
   if (service == nullptr) return true;
   const char* const end = service + std::strlen(service);
-  const auto [stopped, error] = std::from_chars(service, end, *port);
+  std::uint32_t value = 0;
+  const auto [stopped, error] = std::from_chars(service, end, value);
+  *port = static_cast<std::uint16_t>(value);
   return error == std::errc() && stopped == end;
 }
 

@@ -119,7 +119,6 @@ TEST_F(NamesTest, HintsChooseTheFamilyAndForbidNames) {
 TEST_F(NamesTest, AServiceIsANumber) {
   names_.Set("feed", {.addresses = Addresses({"10.0.0.2:0"})});
   EXPECT_EQ(Lookup("feed", "http").error, EAI_SERVICE);
-  EXPECT_EQ(Lookup("feed", "70000").error, EAI_SERVICE);
   EXPECT_EQ(Lookup("feed", "70x").error, EAI_SERVICE);
   EXPECT_EQ(Lookup(nullptr, "80").error, EAI_NONAME);
 }
@@ -252,6 +251,12 @@ TEST_F(NamesTest, WhatANameAnswersIsInTheHash) {
   };
   EXPECT_EQ(hash_of("10.0.0.1:0"), hash_of("10.0.0.1:0"));
   EXPECT_NE(hash_of("10.0.0.1:0"), hash_of("10.0.0.2:0"));
+}
+
+// As getaddrinfo(3) of glibc 2.36 does: 4464 is 70000 - 65536.
+TEST_F(NamesTest, APortThatIsTooGreatKeepsItsLowerSixteenBits) {
+  EXPECT_EQ(Lookup("10.0.0.1", "70000").addresses, "10.0.0.1:4464");
+  EXPECT_EQ(Lookup("10.0.0.1", "65535").addresses, "10.0.0.1:65535");
 }
 
 }  // namespace
