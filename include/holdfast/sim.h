@@ -33,6 +33,9 @@
 // destroy before Crash, Kill and Restart of its host and before the world. Destroying a world calls
 // nothing back.
 //
+// Callbacks of programs run on a stack of 1 MiB, whatever ulimit says. Files are the machine's: what
+// listens on "unix:/path" cannot be bound again after a Restart, "unix:@name" can.
+//
 // A world belongs to one thread; any number of worlds may live beside each other. Link with
 // libholdfast_sim.a before libholdfast.a. Throws nothing; needs no test framework and suits all.
 #ifndef HOLDFAST_SIM_H_
@@ -191,7 +194,8 @@ class SimWorld {
   // world runs. A step may do what may be done between runs, but not run the world.
   void After(Duration delay, absl::AnyInvocable<void()> step);
 
-  // --- The network. Changes hold for what is sent from then on; what is on its way arrives.
+  // --- The network. Changes hold for what is sent from then on; what is on its way arrives, and nothing
+  // between the same two hosts overtakes it.
   void SetPath(SimHost& a, SimHost& b, const SimPath& path);  // Both ways.
   void SetPathOneWay(SimHost& from, SimHost& to, const SimPath& path);
   void Partition(SimHost& a, SimHost& b, SimWall wall = SimWall::kSilent);
@@ -209,7 +213,7 @@ class SimWorld {
   // What a kernel may do to every program and most tests never see: short sends and receives, a full
   // pipe that is not, completions that are late and in another order, waits that end for nothing (EINTR)
   // or late, receive buffers that run dry, multishot operations that end. So often, of the occasions for
-  // each; 0: never. No program that deserves the name may care.
+  // each, 500 at most; 0: never. No program that deserves the name may care.
   void SetSurprises(std::uint32_t permille);
   // Uniform over [0, bound), from the seed and nothing else. Requires bound > 0.
   [[nodiscard]] std::uint64_t Draw(std::uint64_t bound) noexcept;

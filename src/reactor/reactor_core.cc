@@ -138,15 +138,8 @@ ReactorCore::ReactorCore(Kernel& kernel, const ReactorOptions& options)
       blocks_(options.free_blocks_max) {}
 
 ReactorCore::~ReactorCore() {
-  HOLDFAST_CHECK(!in_turn_);  // Never destroyed from inside a callback.
-  // What was posted goes first: it may own handles, and its destructors may post again.
-  while (!mailbox_.empty()) {
-    for (MailNode* node = mailbox_.TakeAll(); node != nullptr;) {
-      MailNode* const next = Mailbox::Next(*node);
-      node->Discard();
-      node = next;
-    }
-  }
+  HOLDFAST_CHECK(!in_turn_);                 // Never destroyed from inside a callback.
+  DiscardMail();                             // It may own handles.
   HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
   // What was aborted with its handle still waits for its last completion, which always comes: a
   // cancelled operation completes. No user code runs here.
@@ -229,6 +222,16 @@ void ReactorCore::Turn(Instant until) {
   in_turn_ = false;
   turn_max_ = std::max<Duration>(turn_max_, kernel_.ClockNow() - begin);
   WaitUntil(until);
+}
+
+void ReactorCore::DiscardMail() noexcept {
+  while (!mailbox_.empty()) {
+    for (MailNode* node = mailbox_.TakeAll(); node != nullptr;) {
+      MailNode* const next = Mailbox::Next(*node);
+      node->Discard();
+      node = next;
+    }
+  }
 }
 
 void ReactorCore::RunMail() noexcept {

@@ -73,6 +73,8 @@ class ReactorCore {
   absl::Status Poll();
   void Stop() noexcept;
   void Post(absl::AnyInvocable<void()> function);
+  // Destroys what was posted and not yet run, and what that posts.
+  void DiscardMail() noexcept;
   absl::StatusOr<std::unique_ptr<Watcher>> Watch(int fd, unsigned events,
                                                  absl::AnyInvocable<void(unsigned)> callback);
   void EndWatch(Watcher::State* state) noexcept;

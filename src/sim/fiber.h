@@ -24,7 +24,7 @@ namespace holdfast::internal::sim {
 class Fiber {
  public:
   // Mapped, with a guard page below; what is not touched costs no memory.
-  static constexpr std::size_t kStackBytes = std::size_t{256} << 10;
+  static constexpr std::size_t kStackBytes = std::size_t{1} << 20;
 
   explicit Fiber(absl::AnyInvocable<void()> body);
   Fiber(const Fiber&) = delete;

@@ -267,12 +267,14 @@ void Network::Forward(Host& from, Way& way, Segment segment) {
                            Duration(static_cast<std::int64_t>(nanoseconds)));
     way.free_at = leaves;
   }
-  Duration latency = path.latency;
+  Instant arrives = SaturatingAdd(leaves, path.latency);
   if (path.jitter > Duration::zero()) {
     const auto most = static_cast<std::uint64_t>(path.jitter.count());
-    latency += Duration(static_cast<std::int64_t>(faults_.random().Below(most + 1)));
+    arrives = SaturatingAdd(arrives,
+                            Duration(static_cast<std::int64_t>(faults_.random().Below(most + 1))));
   }
-  const Instant arrives = std::max(SaturatingAdd(leaves, latency), way.last_arrival);
+  if (arrives == kNever) return TraceSegment(from, segment, " never arrives");
+  arrives = std::max(arrives, way.last_arrival);
   way.last_arrival = arrives;
   schedule_.At(arrives,
                [this, host = FindHost(segment.to), segment = std::move(segment)]() mutable {

@@ -283,11 +283,16 @@ void SimKernel::Inherit(std::shared_ptr<File> file) {
 
 // --- Giving way.
 
-void SimKernel::GiveWay() {
-  if (!world_.schedule.may_block()) return;
-  Schedule::Sleeper sleeper;
-  world_.schedule.Block(sleeper, world_.schedule.now());
+bool SimKernel::GiveWay() {
+  if (!world_.schedule.may_block()) return false;
+  Wait wait;
+  waits_.PushBack(wait);
+  ++world_.giving_way;
+  world_.schedule.Block(wait.sleeper, world_.schedule.now());
+  --world_.giving_way;
   AwaitThaw();
+  wait.Unlink();
+  return wait.interrupted;
 }
 
 // Outside of all tasks nobody is of this process.
@@ -305,9 +310,7 @@ void SimKernel::Thaw() {
   for (Wait& wait : stopped_) world_.schedule.Wake(wait.sleeper);
 }
 
-void SimKernel::GiveWayIfBusy() {
-  if (std::exchange(owes_way_, false)) GiveWay();
-}
+bool SimKernel::GiveWayIfBusy() { return std::exchange(owes_way_, false) && GiveWay(); }
 
 bool SimKernel::Block(Wait& wait, Instant deadline) {
   waits_.PushBack(wait);
@@ -705,10 +708,10 @@ int SimKernel::CollectEvents(Epoll& epoll, epoll_event* events, int events_max) 
 }
 
 int SimKernel::WaitForEvents(Epoll& epoll, epoll_event* events, int events_max, Duration timeout) {
-  GiveWayIfBusy();
+  const bool interrupted = GiveWayIfBusy();
   NoteWait();
   int count = CollectEvents(epoll, events, events_max);
-  if (count > 0) return count;
+  if (count > 0 || interrupted) return count;
   if (timeout == Duration::zero()) {
     if (!world_.schedule.pressing()) return 0;
     GiveWay();
@@ -739,7 +742,7 @@ int SimKernel::WaitOfTheDead(Epoll& epoll, epoll_event* events, int events_max, 
 }
 
 void SimKernel::WaitOfTheDead(Duration timeout) {
-  if (timeout != kNeverTimeout) dead_time_ += timeout;
+  if (timeout != kNeverTimeout) dead_time_ += std::min(timeout, Duration::max() - dead_time_);
   if (!world_.schedule.in_task()) return;
   Schedule::Sleeper sleeper;
   const bool in_vain = ++dead_waits_ > kDeadWaitsMax;
@@ -844,7 +847,7 @@ int SimKernel::RingEnter(int ring_fd, unsigned to_submit, unsigned min_complete,
     if (file == nullptr) return -EBADF;
     Ring* const ring = file->AsRing();
     if (ring == nullptr) return -EOPNOTSUPP;
-    GiveWayIfBusy();
+    if (GiveWayIfBusy()) min_complete = 0;
     return ring->Enter(to_submit, min_complete, flags, argument, argument_size);
   };
   return Answer(Call::kRingEnter, ring_fd, call(), [&] { return std::to_string(to_submit); });

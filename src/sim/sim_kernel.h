@@ -50,6 +50,7 @@ struct World {
   Network network;
   Names names;
   std::uint64_t completions = 0;  // Of rings and of epoll alike.
+  unsigned giving_way = 0;        // Processes in the middle of a call: SimKernel::GiveWay.
 };
 
 class SimKernel final : public Kernel {
@@ -114,8 +115,10 @@ class SimKernel final : public Kernel {
   }
   void NoteProgress() noexcept { fruitless_waits_ = 0; }
   // Others run whose turn it is, once this process has made too many calls at one instant. Every
-  // wait calls it, also one that finds something at once.
-  void GiveWayIfBusy();
+  // wait calls it, also one that finds something at once. True: it was interrupted meanwhile.
+  bool GiveWayIfBusy();
+  // While the process is stopped: at its begin, and at the end of every call that gave way.
+  void AwaitThaw();
   // IORING_REGISTER_RING_FDS: the index by which io_uring_enter(2) knows the ring from now on, or
   // -EBUSY; and its end.
   [[nodiscard]] int AddRegisteredRing(std::shared_ptr<File> ring);
@@ -195,10 +198,9 @@ class SimKernel final : public Kernel {
   // Until something happens to the file. False when the call is to end: it was interrupted, the
   // process is dead, or nothing is left in the world that could happen.
   [[nodiscard]] bool AwaitEvent(File& file);
-  // Lets who may run at this instant do so.
-  void GiveWay();
-  // At the end of every call that gave way.
-  void AwaitThaw();
+  // Lets who may run at this instant do so. True: it was interrupted meanwhile, and a wait that follows
+  // must not sleep.
+  bool GiveWay();
   // Repeats `attempt` until it does not answer one of -EAGAIN, -EINPROGRESS, -EALREADY, where the
   // socket and the flags let it block.
   template <typename Attempt>

@@ -21,6 +21,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/random.h"
+#include "reactor/reactor_core.h"
 #include "sim/inside.h"
 #include "sim/names.h"
 #include "sim/network.h"
@@ -30,6 +31,7 @@ namespace holdfast {
 namespace {
 
 using internal::Random;
+using internal::ReactorCore;
 using internal::SplitMix64;
 using internal::sim::Fault;
 using internal::sim::Host;
@@ -141,8 +143,15 @@ struct SimWorld::State {
     while (pending()) {
       const Instant next = world.schedule.next();
       HOLDFAST_CHECK(next != kNever);  // Or it would never end.
-      world.schedule.RunUntil(next);
+      RunUntil(next);
     }
+  }
+  // And on, until nobody is in the middle of a turn: what the user does next finds every process between
+  // two of its own. One that never sleeps is left where it is.
+  void RunUntil(Instant end) {
+    constexpr int kTurnsMax = 1000;
+    world.schedule.RunUntil(end);
+    for (int i = 0; world.giving_way > 0 && i < kTurnsMax; ++i) world.schedule.RunReady();
   }
   void PurgeGraves() {
     std::erase_if(graves, [](const std::unique_ptr<SimKernel>& k) { return k->threads() == 0; });
@@ -189,6 +198,7 @@ void SimHost::State::Boot() {
   life->kernel->SetDescriptorLimit(descriptor_limit);
   process = std::move(life);
   sim.schedule.Spawn([mine = process.get()] {
+    mine->kernel->AwaitThaw();
     HOLDFAST_CHECK(mine->reactor->Run().ok());
     mine->loop_ended = true;
   });
@@ -199,7 +209,11 @@ void SimHost::State::Boot() {
 
 void SimHost::State::Die() {
   process->kernel->Die();
+  // What was posted would find the objects gone; their ends may post as well.
+  ReactorCore& core = ReactorCore::Of(*process->reactor);
+  core.DiscardMail();
   while (!process->objects.empty()) process->objects.pop_back();
+  core.DiscardMail();
   process->reactor->Stop();
 }
 
@@ -272,6 +286,7 @@ void SimHost::Thaw() {
 }
 
 void SimHost::SetDescriptorLimit(std::size_t limit) {
+  state_->world.CheckOutside();
   state_->descriptor_limit = limit;
   if (running()) state_->process->kernel->SetDescriptorLimit(limit);
 }
@@ -303,10 +318,10 @@ bool SimWorld::State::Advance(const std::function<bool()>* condition, Duration l
     Instant next = schedule.next();
     if (!steps.empty()) next = std::min(next, steps.begin()->first);
     if (next > end || next == kNever) break;
-    schedule.RunUntil(next);
+    RunUntil(next);
   }
   // Nothing is left to happen by then.
-  if (!met && end != kNever) schedule.RunUntil(end);
+  if (!met && end != kNever) RunUntil(end);
   running = false;
   return met;
 }
@@ -368,7 +383,9 @@ void SimWorld::After(Duration delay, absl::AnyInvocable<void()> step) {
 // --- SimWorld: the network and the names.
 
 void SimWorld::SetPathOneWay(SimHost& from, SimHost& to, const SimPath& path) {
+  state_->CheckOutside();
   HOLDFAST_CHECK(path.loss_permille <= 1000);
+  HOLDFAST_CHECK(path.latency >= Duration::zero() && path.jitter >= Duration::zero());
   Path& way = state_->path(from, to);
   way.latency = path.latency;
   way.jitter = path.jitter;
@@ -382,6 +399,7 @@ void SimWorld::SetPath(SimHost& a, SimHost& b, const SimPath& path) {
 }
 
 void SimWorld::PartitionOneWay(SimHost& from, SimHost& to, SimWall wall) {
+  state_->CheckOutside();
   state_->Tell("partition ", from.name(), " -> ", to.name());
   state_->path(from, to).policy = ToPolicy(wall);
 }
@@ -392,14 +410,19 @@ void SimWorld::Partition(SimHost& a, SimHost& b, SimWall wall) {
 }
 
 void SimWorld::Heal(SimHost& a, SimHost& b) {
+  state_->CheckOutside();
   state_->Tell("heal ", a.name(), " - ", b.name());
   state_->path(a, b).policy = Path::Policy::kForward;
   state_->path(b, a).policy = Path::Policy::kForward;
 }
 
-void SimWorld::Heal() { state_->world.network.HealAll(); }
+void SimWorld::Heal() {
+  state_->CheckOutside();
+  state_->world.network.HealAll();
+}
 
 void SimWorld::SetName(std::string_view name, const std::vector<SimHost*>& hosts, Duration delay) {
+  state_->CheckOutside();
   Names::Answer answer;
   for (const SimHost* const host : hosts) {
     answer.addresses.push_back(host->state_->host.addresses().front());
@@ -409,6 +432,7 @@ void SimWorld::SetName(std::string_view name, const std::vector<SimHost*>& hosts
 }
 
 void SimWorld::FailName(std::string_view name, SimNameFailure failure) {
+  state_->CheckOutside();
   Names::Answer answer;
   switch (failure) {
     case SimNameFailure::kUnknown:
@@ -431,7 +455,8 @@ void SimWorld::FailName(std::string_view name, SimNameFailure failure) {
 // --- SimWorld: chance, and what happened.
 
 void SimWorld::SetSurprises(std::uint32_t permille) {
-  HOLDFAST_CHECK(permille <= 1000);
+  state_->CheckOutside();
+  HOLDFAST_CHECK(permille <= 500);
   for (const Fault fault : kSurprises) {
     state_->world.faults.SetRate(fault, permille * 65536 / 1000);
   }

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdlib>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -384,7 +386,110 @@ TEST_P(SimWorldTest, ManyLivesOfAProcessLeaveNothingBehind) {
   EXPECT_EQ(client_->reactor().stats().open_sockets, 1u);
 }
 
+TEST_P(SimWorldTest, WhatAProcessPostedEndsWithItAndDoesNotRun) {
+  // Starts at the next turn, which never comes.
+  int ran = 0;
+  const auto token = std::make_shared<int>();
+  client_->Run([&](Reactor& reactor) {
+    reactor.Post([&ran, token] { ++ran; });
+    return 0;
+  });
+  client_->Crash();
+  EXPECT_EQ(token.use_count(), 1);
+  client_->Restart();
+  world_->RunFor(1ms);
+  EXPECT_EQ(ran, 1);  // Of the second life alone.
+  // And one that is stopped.
+  client_->Freeze();
+  client_->reactor().Post([&ran, token] { ++ran; });
+  world_->RunFor(1s);
+  client_->Kill();
+  EXPECT_EQ(token.use_count(), 1);
+  world_->RunFor(1s);
+  EXPECT_EQ(ran, 1);
+}
+
+// --- A process that makes so many calls at one instant that the others run in between.
+
+// Dials with thousands of links at once, into a wall, and stays in its turn for long.
+class BusyClient {
+ public:
+  static constexpr int kLinks = 3000;
+  BusyClient(SimWorld& world, SimHost& client, SimHost& server) {
+    world.Partition(client, server);
+    auto options = std::make_shared<LinkOptions>();
+    options->endpoints = {server.address() + ":7000"};
+    options->backoff = {.initial = 2s, .multiplier = 2.0, .max = 60s};
+    options->on_dial = [this](Link&, std::uint32_t, std::string_view) { ++dials_; };
+    client.Run([options](Reactor& reactor) {
+      std::vector<std::unique_ptr<Link>> links;
+      for (int i = 0; i < kLinks; ++i) {
+        links.push_back(*Link::Create(reactor, options));
+        links.back()->Start();
+      }
+      return links;
+    });
+  }
+  [[nodiscard]] int dials() const noexcept { return dials_; }
+
+ private:
+  int dials_ = 0;
+};
+
+TEST_P(SimWorldTest, ABusyProcessIsFoundBetweenTwoTurnsAndCanBeKilled) {
+  BusyClient busy(*world_, *client_, *server_);
+  ASSERT_TRUE(world_->RunUntil([&] { return busy.dials() > 0; }, 1s));
+  const int dials = busy.dials();
+  client_->Crash();
+  world_->RunFor(1min);
+  EXPECT_EQ(busy.dials(), dials);
+  client_->Restart();
+  world_->After(0s, [this] { client_->Kill(); });
+  world_->RunFor(1min);
+  client_->Restart();
+  ASSERT_TRUE(world_->RunUntil([&] { return busy.dials() > dials; }, 1s));
+  world_.reset();
+}
+
+TEST_P(SimWorldTest, ATimerThatIsArmedBetweenRunsIsInTimeHoweverBusyItsProcess) {
+  BusyClient busy(*world_, *client_, *server_);
+  ASSERT_TRUE(world_->RunUntil([&] { return busy.dials() == BusyClient::kLinks; }, 1s));
+  Instant fired{};
+  {
+    Timer timer(client_->reactor(), [&] { fired = world_->Now(); });
+    const Instant due = world_->Now() + 10ms;
+    timer.Arm(due);
+    world_->RunFor(100ms);
+    EXPECT_GE(fired, due);
+    EXPECT_LE(fired, due + 10ms);
+  }
+}
+
+TEST_P(SimWorldTest, ACallbackHasAMegabyteOfStack) {
+  volatile bool ran = false;
+  client_->reactor().Post([&] {
+    volatile std::byte deep[768 << 10];
+    for (std::size_t i = sizeof deep; i >= 4096; i -= 4096) deep[i - 1] = std::byte{1};
+    ran = true;
+  });
+  world_->RunFor(1ms);
+  EXPECT_TRUE(ran);
+}
+
 // --- Freeze.
+
+TEST_P(SimWorldTest, AProcessThatIsFrozenBeforeItsFirstTurnWaitsWithIt) {
+  client_->Kill();
+  client_->Restart();
+  client_->Freeze();
+  int ran = 0;
+  client_->reactor().Post([&] { ++ran; });
+  world_->RunFor(1h);
+  EXPECT_EQ(ran, 0);
+  client_->Thaw();
+  world_->RunFor(1ms);
+  EXPECT_EQ(ran, 1);
+}
 
 TEST_P(SimWorldTest, AFrozenServerLooksDeadToAPingAndAliveToItsKernelsAcknowledgements) {
   RunServer();
@@ -555,6 +660,23 @@ TEST_P(SimWorldTest, BandwidthMakesManyBytesTakeTheirTime) {
   ASSERT_TRUE(world_->RunUntil([&] { return echo_->received == message.size(); }, 1min));
   EXPECT_GE(world_->elapsed() - begin, 1900ms);
   EXPECT_LE(world_->elapsed() - begin, 2500ms);  // A quarter for headers and what is sent again.
+}
+
+TEST_P(SimWorldTest, WhatIsSentIntoAPathWithoutEndNeverArrivesAndTheNextDoes) {
+  for (const SimPath& endless : {SimPath{.latency = Duration::max()},
+                                 SimPath{.latency = Duration::max(), .jitter = Duration::max()}}) {
+    MakeWorld();
+    world_->SetPath(*client_, *server_, endless);
+    diary_ = Diary();
+    RunServer();
+    RunClient();
+    world_->RunFor(1min);
+    EXPECT_EQ(diary_.ups, 0);
+    EXPECT_GE(diary_.dials, 2);
+    world_->SetPath(*client_, *server_, SimPath{});
+    EXPECT_TRUE(world_->RunUntil([&] { return diary_.ups == 1; }, 1min)) << world_->replay();
+    world_.reset();
+  }
 }
 
 TEST_P(SimWorldTest, LossDelaysAndLosesNothing) {
@@ -907,19 +1029,36 @@ INSTANTIATE_TEST_SUITE_P(Epoll, SimWorldDeathTest, ::testing::Values(BackendKind
 TEST_P(SimWorldDeathTest, WhatIsForbiddenEndsTheProcess) {
   EXPECT_DEATH(world_->AddHost("server"), "CHECK failed");
   EXPECT_DEATH(static_cast<void>(world_->Draw(0)), "CHECK failed");
-  EXPECT_DEATH(world_->SetSurprises(1001), "CHECK failed");
+  EXPECT_DEATH(world_->SetSurprises(501), "CHECK failed");
+  EXPECT_DEATH(world_->SetPath(*client_, *server_, {.latency = -1ns}), "CHECK failed");
+  EXPECT_DEATH(world_->SetPath(*client_, *server_, {.jitter = -1ns}), "CHECK failed");
+  EXPECT_DEATH(world_->SetPath(*client_, *server_, {.loss_permille = 1001}), "CHECK failed");
   EXPECT_DEATH(
       {
         server_->Crash();
         static_cast<void>(server_->reactor());
       },
       "CHECK failed");
-  EXPECT_DEATH(  // From inside a callback.
-      {
-        server_->reactor().Post([this] { server_->Kill(); });
-        world_->RunFor(1s);
-      },
-      "CHECK failed");
+  // From inside a callback.
+  const std::vector<std::function<void()>> forbidden = {
+      [this] { server_->Kill(); },
+      [this] { world_->SetPath(*client_, *server_, SimPath{}); },
+      [this] { world_->PartitionOneWay(*client_, *server_); },
+      [this] { world_->Heal(*client_, *server_); },
+      [this] { world_->Heal(); },
+      [this] { world_->SetName("name", {server_}); },
+      [this] { world_->FailName("name", SimNameFailure::kUnknown); },
+      [this] { world_->SetSurprises(10); },
+      [this] { server_->SetDescriptorLimit(10); },
+  };
+  for (const std::function<void()>& call : forbidden) {
+    EXPECT_DEATH(
+        {
+          server_->reactor().Post(call);
+          world_->RunFor(1s);
+        },
+        "CHECK failed");
+  }
   EXPECT_DEATH(  // From inside a step.
       {
         world_->After(0s, [this] { world_->RunFor(1s); });
