@@ -194,6 +194,15 @@ class SimWorld {
   // world runs. A step may do what may be done between runs, but not run the world.
   void After(Duration delay, absl::AnyInvocable<void()> step);
 
+  // --- Expectations. RunUntil is for what shall happen in time; Always for what shall hold at every
+  // instant: `holds` is asked in all runs to come, whenever something has happened, and changes nothing in
+  // the world. Once it does not hold, time stands still: the run returns (RunUntil with false), later ones
+  // at once, and everything can be looked at as it was.
+  void Always(std::string_view promise, std::function<bool()> holds);
+  // Empty as long as all of them held, so that `EXPECT_EQ(world.broken(), "")` says what to know:
+  // "not always: two dials a second at most. HOLDFAST_SEED=7 plays it again: ...", with the time.
+  [[nodiscard]] const std::string& broken() const noexcept;
+
   // --- The network. Changes hold for what is sent from then on; what is on its way arrives, and nothing
   // between the same two hosts overtakes it.
   void SetPath(SimHost& a, SimHost& b, const SimPath& path);  // Both ways.

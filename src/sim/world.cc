@@ -119,6 +119,11 @@ struct SimHost::State {
 };
 
 struct SimWorld::State {
+  struct Promise {
+    std::string text;
+    std::function<bool()> holds;
+  };
+
   explicit State(std::uint64_t world_seed)
       : seed(world_seed), world(world_seed), draws(Derive(world_seed, kDrawStream, 0)) {}
 
@@ -136,6 +141,9 @@ struct SimWorld::State {
     }
   }
   void RunSteps();
+  [[nodiscard]] std::string Replay() const;
+  // Asks for every promise, unless one is broken already.
+  [[nodiscard]] bool KeepsItsPromises();
   bool Advance(const std::function<bool()>* condition, Duration limit);
   // Until nothing runs any more that satisfies `pending`.
   template <typename Pending>
@@ -166,6 +174,8 @@ struct SimWorld::State {
   World world;
   Random draws;
   bool running = false;
+  std::vector<Promise> promises;
+  std::string broken;  // The first that was, and when.
   std::vector<std::unique_ptr<SimHost>> hosts;
   std::vector<std::unique_ptr<SimKernel>> graves;  // Dead, but not their threads.
   std::multimap<Instant, absl::AnyInvocable<void()>> steps;
@@ -303,8 +313,26 @@ void SimWorld::State::RunSteps() {
   }
 }
 
+std::string SimWorld::State::Replay() const {
+  const Duration elapsed = world.schedule.now() - Schedule::kStart;
+  const std::int64_t tenths = elapsed / std::chrono::milliseconds(100);
+  return absl::StrCat("HOLDFAST_SEED=", seed, " plays it again: ", tenths / 10, ".", tenths % 10,
+                      " s, event hash ", absl::Hex(world.trace.hash(), absl::kZeroPad16));
+}
+
+bool SimWorld::State::KeepsItsPromises() {
+  for (const Promise& promise : promises) {
+    if (!broken.empty()) break;
+    if (promise.holds()) continue;
+    broken = absl::StrCat("not always: ", promise.text, ". ", Replay());
+    Tell(broken);
+  }
+  return broken.empty();
+}
+
 bool SimWorld::State::Advance(const std::function<bool()>* condition, Duration limit) {
   HOLDFAST_CHECK(!world.schedule.in_task() && !running);
+  if (!broken.empty()) return false;
   running = true;
   Schedule& schedule = world.schedule;
   const Instant end = SaturatingAdd(schedule.now(), limit);
@@ -313,6 +341,7 @@ bool SimWorld::State::Advance(const std::function<bool()>* condition, Duration l
   bool met = false;
   for (;;) {
     RunSteps();
+    if (!KeepsItsPromises()) break;
     met = holds();
     if (met) break;
     Instant next = schedule.next();
@@ -321,7 +350,7 @@ bool SimWorld::State::Advance(const std::function<bool()>* condition, Duration l
     RunUntil(next);
   }
   // Nothing is left to happen by then.
-  if (!met && end != kNever) RunUntil(end);
+  if (!met && end != kNever && broken.empty()) RunUntil(end);
   running = false;
   return met;
 }
@@ -379,6 +408,15 @@ bool SimWorld::RunUntil(const std::function<bool()>& condition, Duration limit) 
 void SimWorld::After(Duration delay, absl::AnyInvocable<void()> step) {
   state_->steps.emplace(SaturatingAdd(Now(), delay), std::move(step));
 }
+
+// --- SimWorld: expectations.
+
+void SimWorld::Always(std::string_view promise, std::function<bool()> holds) {
+  state_->CheckOutside();
+  state_->promises.push_back({.text = std::string(promise), .holds = std::move(holds)});
+}
+
+const std::string& SimWorld::broken() const noexcept { return state_->broken; }
 
 // --- SimWorld: the network and the names.
 
@@ -479,11 +517,7 @@ SimStats SimWorld::stats() const noexcept {
   return stats;
 }
 
-std::string SimWorld::replay() const {
-  const std::int64_t tenths = elapsed() / std::chrono::milliseconds(100);
-  return absl::StrCat("HOLDFAST_SEED=", seed(), " plays it again: ", tenths / 10, ".", tenths % 10,
-                      " s, event hash ", absl::Hex(hash(), absl::kZeroPad16));
-}
+std::string SimWorld::replay() const { return state_->Replay(); }
 
 namespace internal::sim {
 

@@ -185,6 +185,60 @@ TEST_P(SimWorldTest, RunUntilEndsAtTheInstantAtWhichTheConditionCameTrue) {
   EXPECT_EQ(world_->elapsed(), before);
 }
 
+TEST_P(SimWorldTest, TimeStandsStillWhereAPromiseIsBroken) {
+  int fired = 0;
+  const Instant begin = world_->Now();
+  Timer timer(server_->reactor(), [&] { timer.Arm(begin + ++fired * 1s + 1s); });
+  timer.Arm(begin + 1s);
+  world_->Always("five at most", [&] { return fired <= 5; });
+  world_->Always("three at most", [&] { return fired <= 3; });
+  world_->Always("two hundred at most", [&] { return fired <= 200; });
+  world_->RunFor(3s + 100ms);
+  EXPECT_EQ(fired, 3);
+  EXPECT_EQ(world_->broken(), "");
+  EXPECT_FALSE(world_->RunUntil([&] { return fired == 5; }, 1min));
+  EXPECT_EQ(fired, 4);
+  EXPECT_GE(world_->elapsed(), 4s);
+  EXPECT_LE(world_->elapsed(), 4s + 10ms);
+  EXPECT_EQ(world_->broken(), "not always: three at most. " + world_->replay());
+  // And for good, whatever holds now.
+  const Duration elapsed = world_->elapsed();
+  fired = 0;
+  world_->After(0s, [&] { ADD_FAILURE() << "time went on"; });
+  world_->RunFor(1h);
+  EXPECT_FALSE(world_->RunUntil([] { return true; }, 1h));
+  EXPECT_EQ(world_->elapsed(), elapsed);
+  EXPECT_EQ(fired, 0);
+}
+
+TEST_P(SimWorldTest, APromiseIsAskedForBeforeAndAfterEverythingThatHappens) {
+  bool kept = true;
+  std::vector<Duration> asked;
+  world_->Always("kept", [&] {
+    asked.push_back(world_->elapsed());
+    return kept;
+  });
+  world_->After(2s, [&] { kept = false; });  // A step of the test breaks it.
+  world_->After(3s, [&] { ADD_FAILURE() << "time went on"; });
+  world_->RunFor(5s);
+  EXPECT_EQ(world_->elapsed(), 2s);
+  ASSERT_GE(asked.size(), 2u);
+  EXPECT_EQ(asked.front(), 0s);
+  EXPECT_EQ(asked.back(), 2s);
+  EXPECT_EQ(world_->broken(), "not always: kept. " + world_->replay());
+}
+
+TEST_P(SimWorldTest, APromiseThatIsBrokenBetweenRunsEndsTheNextBeforeAnythingHappens) {
+  int fired = 0;
+  Timer timer(server_->reactor(), [&] { ++fired; });
+  timer.Arm(world_->Now());
+  world_->Always("never", [] { return false; });
+  world_->RunFor(1s);
+  EXPECT_EQ(world_->elapsed(), 0s);
+  EXPECT_EQ(fired, 0);
+  EXPECT_NE(world_->broken(), "");
+}
+
 TEST_P(SimWorldTest, StepsRunInTheirOrderAndMayAddMore) {
   std::string story;
   const auto say = [&](const char* what) {
@@ -1049,6 +1103,7 @@ TEST_P(SimWorldDeathTest, WhatIsForbiddenEndsTheProcess) {
       [this] { world_->SetName("name", {server_}); },
       [this] { world_->FailName("name", SimNameFailure::kUnknown); },
       [this] { world_->SetSurprises(10); },
+      [this] { world_->Always("true", [] { return true; }); },
       [this] { server_->SetDescriptorLimit(10); },
   };
   for (const std::function<void()>& call : forbidden) {
