@@ -163,9 +163,8 @@ SUPPORT_LIB  := $(LIB)/libholdfast_test.a
 ECHO_LIB     := $(LIB)/libholdfast_echo.a
 HERD_LIB     := $(LIB)/libholdfast_herd.a
 
-PUBLIC_HEADERS   := $(sort $(wildcard include/holdfast/*.h))
-INTERNAL_HEADERS := $(sort $(wildcard include/holdfast/internal/*.h))
-CODE             := $(sort $(wildcard $(foreach d,include/holdfast include/holdfast/internal $(FLOORS:%=src/%) tools tools/* tests/*,$d/*.h $d/*.cc)))
+PUBLIC_HEADERS := $(sort $(wildcard include/holdfast/*.h))
+CODE           := $(sort $(wildcard $(foreach d,include/holdfast $(FLOORS:%=src/%) tools tools/* tests/*,$d/*.h $d/*.cc)))
 
 # --- What to make ----------------------------------------------------------------------------------------
 
@@ -284,15 +283,10 @@ clean: ## remove $(BUILD)
 	$(Q)rm -rf $(BUILD)
 
 ##@ Install
-installed_headers := $(PUBLIC_HEADERS:include/%=%) $(INTERNAL_HEADERS:include/%=%)
 install: all ## headers, libholdfast.a, libholdfast_sim.a, their .pc, the echo pair; PREFIX=/usr/local DESTDIR=
 	$(call say,INSTALL,$(DESTDIR)$(PREFIX))
 	$(Q)$(INSTALL) -d '$(DESTDIR)$(PREFIX)/include/holdfast' '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/bin'
 	$(Q)$(INSTALL) -m 644 $(PUBLIC_HEADERS) '$(DESTDIR)$(PREFIX)/include/holdfast'
-ifneq (,$(INTERNAL_HEADERS))
-	$(Q)$(INSTALL) -d '$(DESTDIR)$(PREFIX)/include/holdfast/internal'
-	$(Q)$(INSTALL) -m 644 $(INTERNAL_HEADERS) '$(DESTDIR)$(PREFIX)/include/holdfast/internal'
-endif
 	$(Q)$(INSTALL) -m 644 $(HOLDFAST_LIB) $(SIM_LIB) '$(DESTDIR)$(PREFIX)/lib'
 	$(Q)for p in holdfast holdfast_sim; do \
 	  sed -e 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@REQUIRES@|$(PACKAGES)|; s|@PRIVATE@|$(PRIVATE)|' \
@@ -303,8 +297,8 @@ endif
 
 uninstall: ## remove exactly what install put there
 	$(call say,REMOVE,$(DESTDIR)$(PREFIX))
-	$(Q)cd '$(DESTDIR)$(PREFIX)' && rm -f $(installed_headers:%=include/%) lib/libholdfast.a lib/libholdfast_sim.a lib/pkgconfig/holdfast.pc lib/pkgconfig/holdfast_sim.pc bin/holdfast-echo bin/holdfast-echod
-	$(Q)cd '$(DESTDIR)$(PREFIX)' && for d in include/holdfast/internal include/holdfast; do if [ -d $$d ]; then rmdir --ignore-fail-on-non-empty $$d; fi; done
+	$(Q)cd '$(DESTDIR)$(PREFIX)' && rm -f $(PUBLIC_HEADERS) lib/libholdfast.a lib/libholdfast_sim.a lib/pkgconfig/holdfast.pc lib/pkgconfig/holdfast_sim.pc bin/holdfast-echo bin/holdfast-echod
+	$(Q)cd '$(DESTDIR)$(PREFIX)' && if [ -d include/holdfast ]; then rmdir --ignore-fail-on-non-empty include/holdfast; fi
 
 ##@ Help
 help: ## this list

@@ -46,8 +46,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include <holdfast/internal/timer_node.h>
 #include <holdfast/time.h>
+
+#include "machine/timer_node.h"
 
 namespace holdfast::internal {
 

@@ -17,12 +17,12 @@
 #include <stop_token>
 #include <utility>
 
-#include <holdfast/internal/timer_node.h>
 #include <holdfast/link.h>
 #include "machine/ledger.h"
 #include "machine/link_machine.h"
 #include "machine/liveness.h"
 #include "machine/retry_policy.h"
+#include "machine/timer_node.h"
 #include "net/connection.h"
 #include "net/dialer.h"
 #include "reactor/reactor_core.h"

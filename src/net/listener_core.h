@@ -6,11 +6,11 @@
 #include <memory>
 #include <utility>
 
-#include <holdfast/internal/timer_node.h>
 #include <holdfast/listener.h>
 #include "absl/status/statusor.h"
 #include "backend/socket.h"
 #include "machine/accept_pause.h"
+#include "machine/timer_node.h"
 #include "reactor/reactor_core.h"
 
 namespace holdfast::internal {

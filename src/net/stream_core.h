@@ -6,8 +6,8 @@
 #include <memory>
 #include <utility>
 
-#include <holdfast/internal/timer_node.h>
 #include <holdfast/stream.h>
+#include "machine/timer_node.h"
 #include "net/connection.h"
 #include "reactor/reactor_core.h"
 

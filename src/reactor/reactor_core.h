@@ -23,7 +23,6 @@
 #include <memory>
 #include <string>
 
-#include <holdfast/internal/timer_node.h>
 #include <holdfast/reactor.h>
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -33,6 +32,7 @@
 #include "base/random.h"
 #include "base/slot_map.h"
 #include "core/block_pool.h"
+#include "machine/timer_node.h"
 #include "machine/timer_wheel.h"
 #include "reactor/flight_recorder.h"
 #include "reactor/mailbox.h"

@@ -26,7 +26,6 @@ PUBLIC = {
     'holdfast/socket_options.h': 'core',
     'holdfast/backoff.h': 'machine',
     'holdfast/link_state.h': 'machine',
-    'holdfast/internal/timer_node.h': 'machine',
     'holdfast/timer.h': 'reactor',
     'holdfast/reactor.h': 'reactor',
     'holdfast/stream.h': 'net',

@@ -1,8 +1,7 @@
 // The part of a timer that hangs on the wheel: two links, a deadline, a callback; 32 bytes.
 //
-// It lies in the public tree only because the public types embed it, so that arming a timer never
-// allocates and the node shares a cache line with the connection that it serves. What it does is said
-// in machine/timer_wheel.h; nothing here is for use outside the library.
+// What waits embeds it, so that arming a timer never allocates and the node shares a cache line with
+// the connection that it serves. What it does is said in machine/timer_wheel.h.
 //
 // The wheel calls the callback with the node, and the owner finds itself by being derived from it. A
 // pointer to the owner beside the callback was rejected: it would make 40 bytes of 32.
@@ -15,8 +14,8 @@
 //   };
 //
 // Threads: the reactor's only. Ownership: the owner's; the wheel only points at it.
-#ifndef HOLDFAST_INTERNAL_TIMER_NODE_H_
-#define HOLDFAST_INTERNAL_TIMER_NODE_H_
+#ifndef HOLDFAST_MACHINE_TIMER_NODE_H_
+#define HOLDFAST_MACHINE_TIMER_NODE_H_
 
 #include <chrono>
 #include <cstdint>
@@ -66,4 +65,4 @@ static_assert(sizeof(TimerNode) == 32, "two nodes a cache line");
 
 }  // namespace holdfast::internal
 
-#endif  // HOLDFAST_INTERNAL_TIMER_NODE_H_
+#endif  // HOLDFAST_MACHINE_TIMER_NODE_H_
