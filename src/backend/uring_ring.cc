@@ -194,10 +194,20 @@ int UringRing::Enter(unsigned completions, Duration timeout, unsigned flags) noe
     io_uring_smp_store_release(ring_.sq.ktail, ring_.sq.sqe_tail);
     to_submit = ring_.sq.sqe_tail - submission_head();
   }
-  const unsigned kernel_flags =
-      enter_flags_ | ((flags & kGetEvents) != 0 ? IORING_ENTER_GETEVENTS : 0u);
+  const bool asked = has_flags();
+  const unsigned tail = completion_tail();
+  const int result = CallEnter(to_submit, completions, timeout, (flags & kGetEvents) != 0);
+  // One that did not take all submissions has done nothing else.
+  const bool ran = (flags & kGetEvents) != 0 && result == static_cast<int>(to_submit);
+  asked_in_vain_ = asked && ran && completion_tail() == tail;
+  return result;
+}
+
+int UringRing::CallEnter(unsigned to_submit, unsigned completions, Duration timeout,
+                         bool get_events) noexcept {
+  const unsigned flags = enter_flags_ | (get_events ? IORING_ENTER_GETEVENTS : 0u);
   if (completions == 0 || timeout == kNeverTimeout) {
-    return kernel_.RingEnter(enter_fd_, to_submit, completions, kernel_flags, nullptr, 0);
+    return kernel_.RingEnter(enter_fd_, to_submit, completions, flags, nullptr, 0);
   }
   const auto seconds = std::chrono::floor<std::chrono::seconds>(timeout);
   __kernel_timespec limit{};
@@ -205,13 +215,12 @@ int UringRing::Enter(unsigned completions, Duration timeout, unsigned flags) noe
   limit.tv_nsec = (timeout - seconds).count();
   io_uring_getevents_arg argument{};
   argument.ts = reinterpret_cast<__u64>(&limit);
-  return kernel_.RingEnter(enter_fd_, to_submit, completions, kernel_flags | IORING_ENTER_EXT_ARG,
+  return kernel_.RingEnter(enter_fd_, to_submit, completions, flags | IORING_ENTER_EXT_ARG,
                            &argument, sizeof(argument));
 }
 
 bool UringRing::has_work() const noexcept {
-  if (backlogged() || ring_.sq.sqe_tail != submission_head()) return true;
-  return (SqFlags() & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+  return has_submissions() || (has_flags() && !asked_in_vain_);
 }
 
 bool UringRing::overflowed() const noexcept { return (SqFlags() & IORING_SQ_CQ_OVERFLOW) != 0; }

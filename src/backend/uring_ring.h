@@ -102,11 +102,15 @@ class UringRing {
 
   // io_uring_enter(2), once; its answer. Waits for `completions` (0: not at all), at most `timeout`.
   int Enter(unsigned completions, Duration timeout, unsigned flags) noexcept;
-  // True when there are submissions, or the kernel says that it has work of ours to do. Without
-  // kUringTaskrunFlag it does not say.
+  // True when there are submissions, or the kernel says that it has work of ours to do and has not just
+  // been asked in vain. Without kUringTaskrunFlag it does not say. Linux 6.18 leaves IORING_SQ_TASKRUN set
+  // when work was added while other work ran, and was done with it (__io_run_local_work): who believes it
+  // never sleeps. To sleep is safe: a wait does what there is before it sleeps.
   [[nodiscard]] bool has_work() const noexcept;
   // False when an enter without waiting would find nothing to do.
-  [[nodiscard]] bool must_enter() const noexcept { return !has(kUringTaskrunFlag) || has_work(); }
+  [[nodiscard]] bool must_enter() const noexcept {
+    return !has(kUringTaskrunFlag) || has_submissions() || has_flags();
+  }
   // True while completions wait in the kernel for room in the queue.
   [[nodiscard]] bool overflowed() const noexcept;
 
@@ -126,6 +130,14 @@ class UringRing {
   void Consume(unsigned count) noexcept { io_uring_cq_advance(&ring_, count); }
 
  private:
+  [[nodiscard]] int CallEnter(unsigned to_submit, unsigned completions, Duration timeout,
+                              bool get_events) noexcept;
+  [[nodiscard]] bool has_submissions() const noexcept {
+    return backlogged() || ring_.sq.sqe_tail != submission_head();
+  }
+  [[nodiscard]] bool has_flags() const noexcept {
+    return (SqFlags() & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+  }
   [[nodiscard]] unsigned SqFlags() const noexcept {
     return io_uring_smp_load_acquire(ring_.sq.kflags);
   }
@@ -139,6 +151,7 @@ class UringRing {
   std::uint32_t features_ = 0;
   int enter_fd_ = -1;                   // The ring's descriptor, or its index as a registered one.
   unsigned enter_flags_ = 0;            // Given with every enter.
+  bool asked_in_vain_ = false;          // has_flags() before the last enter, which brought nothing.
   std::thread::id registered_by_;       // Whose table has the index; none: nobody's.
   std::unique_ptr<Scratch[]> scratch_;  // One for each entry of the queue.
   // Empty but for the two cases above; apart, because a submission ends in an array of no size.

@@ -16,6 +16,7 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,6 +26,7 @@
 #include "backend_fixture.h"
 #include "base/poison.h"
 #include "base/random.h"
+#include "support/forwarding_kernel.h"
 #include "sys/fault_kernel.h"
 
 namespace holdfast::internal {
@@ -780,6 +782,58 @@ TEST_F(UringTest, NothingToDoIsNoSystemCall) {
   peer.Write("hello");  // And yet it sees at once what has come.
   world().Turn();
   EXPECT_EQ(socket.bytes, "hello");
+}
+
+// Goes on saying that it has work after it has done all of it, as Linux does when work is added while
+// other work runs (uring_ring.h, has_work).
+class StaleKernel final : public ForwardingKernel {
+ public:
+  StaleKernel() : ForwardingKernel(RealKernel()) {}
+  int RingSetup(unsigned entries, io_uring_params* parameters, io_uring* ring) noexcept override {
+    rings_.insert(ring);
+    return inner_.RingSetup(entries, parameters, ring);
+  }
+  void RingExit(io_uring* ring) noexcept override {
+    rings_.erase(ring);
+    inner_.RingExit(ring);
+  }
+  int RingEnter(int ring_fd, unsigned to_submit, unsigned min_complete, unsigned flags,
+                void* argument, std::size_t argument_size) noexcept override {
+    const int result =
+        inner_.RingEnter(ring_fd, to_submit, min_complete, flags, argument, argument_size);
+    for (io_uring* const ring : rings_) *ring->sq.kflags = *ring->sq.kflags | IORING_SQ_TASKRUN;
+    return result;
+  }
+
+ private:
+  std::set<io_uring*> rings_;
+};
+
+TEST_F(UringTest, AKernelThatSaysItHasWorkAndHasNoneIsNotBelievedTwice) {
+  StaleKernel kernel;
+  auto backend = CreateUringBackend(kernel, {});
+  ASSERT_TRUE(backend.ok()) << backend.status();
+  BackendWorld world(kernel, *std::move(backend));
+  TestSocket socket(world);
+  Peer peer;
+  ASSERT_TRUE(world.ConnectPair(&socket, &peer));
+  socket.Receive();
+  for (int i = 0; i < 3; ++i) world.Turn();
+
+  EXPECT_FALSE(world.Dispatch());  // Nothing is left: the loop may sleep, and judge a silent peer.
+  EXPECT_FALSE(world.DescriptorIsReadable());
+  world.Wait(1ms);
+  EXPECT_FALSE(world.Dispatch());
+  // And yet it sees at once what has come, though the kernel says nothing new.
+  for (int i = 0; i < 3; ++i) {
+    socket.bytes.clear();
+    peer.Write("hello");
+    world.Turn();
+    EXPECT_EQ(socket.bytes, "hello");
+    world.Turn();
+    EXPECT_FALSE(world.Dispatch());
+  }
+  EXPECT_FALSE(world.DescriptorIsReadable());
 }
 
 TEST_F(UringTest, AnEchoCostsOneSystemCall) {
