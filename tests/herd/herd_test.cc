@@ -23,6 +23,7 @@ struct Outcome {
   Figures figures;
   std::string bins;
   std::uint64_t taken_in = 0;
+  std::uint64_t in_vain = 0;
   std::uint64_t hash = 0;
 };
 
@@ -37,6 +38,8 @@ Outcome Play(HerdOptions options, Duration limit = 5min) {
   outcome.bins = herd.tally().Csv(herd.since_loss(), 1s);
   outcome.taken_in = herd.taken_in();
   outcome.hash = herd.world().hash();
+  outcome.in_vain = herd.CountInVain();
+  EXPECT_EQ(herd.taken_in(), outcome.taken_in);
   EXPECT_EQ(herd.starved(), 0u);
   return outcome;
 }
@@ -73,7 +76,8 @@ TEST_P(HerdTest, TheServerTakesInNoMoreThanItsRate) {
   ASSERT_TRUE(outcome.figures.up_after[2].has_value());
   EXPECT_GE(*outcome.figures.up_after[0], 5s);
   EXPECT_GE(*outcome.figures.up_after[2], 10s);
-  EXPECT_GE(outcome.taken_in, outcome.figures.ups);
+  EXPECT_EQ(outcome.taken_in,
+            outcome.figures.ups + outcome.in_vain);  // All are up: none is on its way.
 }
 
 TEST_P(HerdTest, TheSameSeedIsTheSameHerd) {
@@ -126,6 +130,37 @@ TEST(HerdLessonTest, WithoutBackoffEveryLinkDialsManyTimesASecondForNothing) {
   EXPECT_GT(naive.wasted, 10 * ours.wasted);
 }
 
+// A hundred are taken in within the second, each in time: nobody's patience has ended.
+TEST(HerdCountTest, AGreetingThatIsOnItsWayWhenTheLimitEndsIsNotInVain) {
+  HerdOptions options = WithPolicy("none");
+  options.accept_rate = 100;
+  options.patience = 5s;
+
+  const Outcome outcome = Play(options, 1s);
+
+  EXPECT_FALSE(outcome.all_up);
+  EXPECT_GT(outcome.taken_in, outcome.figures.ups);  // Some are on their way.
+  EXPECT_EQ(outcome.in_vain, 0u);
+}
+
+TEST(HerdCountTest, WhoWatchesIsCalledEveryTenthOfASecondAndChangesNothing) {
+  HerdOptions options = WithPolicy("ours");
+  options.links = 20;
+  options.outage = 2s;
+  Herd herd(options);
+  ASSERT_TRUE(herd.Gather());
+  int looks = 0;
+  herd.Watch([&looks] { ++looks; });
+
+  herd.Lose();
+  EXPECT_EQ(looks, 20);
+  EXPECT_EQ(herd.since_loss(), 2s);
+  EXPECT_FALSE(herd.Return(250ms));  // Twenty at two a second.
+
+  EXPECT_EQ(looks, 23);
+  EXPECT_EQ(herd.since_loss(), 2250ms);
+}
+
 // 300 links that come every ten seconds or so, when they are not served within five, are 30 a second.
 TEST(HerdLessonTest, AServerThatIsSlowerThanItsHerdServesThoseWhoHaveGone) {
   HerdOptions slow = WithPolicy("ours");
@@ -133,6 +168,7 @@ TEST(HerdLessonTest, AServerThatIsSlowerThanItsHerdServesThoseWhoHaveGone) {
   const Outcome collapsed = Play(slow, 1min);
   EXPECT_FALSE(collapsed.all_up);
   EXPECT_GT(collapsed.taken_in, 4 * collapsed.figures.ups);
+  EXPECT_GT(collapsed.in_vain, 3 * collapsed.figures.ups);
 
   // Waiting longer, ...
   HerdOptions patient = WithPolicy("cap60");
@@ -144,6 +180,7 @@ TEST(HerdLessonTest, AServerThatIsSlowerThanItsHerdServesThoseWhoHaveGone) {
   const Outcome bounded = Play(slow, 1min);
   EXPECT_TRUE(bounded.all_up);
   EXPECT_EQ(bounded.taken_in, bounded.figures.ups);
+  EXPECT_EQ(bounded.in_vain, 0u);
 }
 
 }  // namespace

@@ -70,5 +70,13 @@ TEST(PolicyTest, DurationsAreToldShortly) {
   EXPECT_EQ(ToText(1500ms), "1.5 s");
 }
 
+TEST(PolicyTest, SecondsHaveTheDecimalsThatTheyNeed) {
+  EXPECT_EQ(ToSeconds(2min), "120");
+  EXPECT_EQ(ToSeconds(1500ms), "1.5");
+  EXPECT_EQ(ToSeconds(500ms), "0.5");  // A limit of it is not "more than 0 s".
+  EXPECT_EQ(ToSeconds(50ms), "0.05");
+  EXPECT_EQ(ToSeconds(10s + 1ms), "10.001");
+}
+
 }  // namespace
 }  // namespace holdfast::herd

@@ -73,6 +73,20 @@ TEST(TallyTest, PeakOverMeanIsTheFullestSecondOverDialsASecondOfThePhase) {
   EXPECT_EQ(Tally(1, 1s).Finish(2s).outage.peak_over_mean_hundredths(), 0u);
 }
 
+TEST(TallyTest, NoPeakIsBelowTheMeanAlsoOfAPhaseUnderASecond) {
+  Tally tally(10, 300ms);
+  Dial(tally, 0s, 4);
+  Dial(tally, 200ms, 2);
+  Dial(tally, 300ms, 5);
+
+  const Figures figures = tally.Finish(1200ms);
+
+  // All six dials of the outage are in its fullest second; of the 0.9 s after it the same is true.
+  EXPECT_EQ(figures.outage.peak_second, 6u);
+  EXPECT_EQ(figures.outage.peak_over_mean_hundredths(), 100u);
+  EXPECT_EQ(figures.recovery.peak_over_mean_hundredths(), 100u);
+}
+
 TEST(TallyTest, TheLateDialsAreThoseOfTheLastTenSecondsOfTheOutage) {
   Tally tally(10, 20s);
   Dial(tally, 9999ms, 100);

@@ -26,6 +26,10 @@ constexpr std::string_view kPong = ",";
 // Beyond what its connections take: the listener, the reactor's own.
 constexpr std::size_t kSpareDescriptors = 64;
 
+// One way.
+constexpr milliseconds kLatencyMin{5};
+constexpr std::uint64_t kLatencySpread = 45;  // In milliseconds; what is drawn stays below it.
+
 }  // namespace
 
 HerdOptions WithDefaults(HerdOptions options) {
@@ -40,10 +44,11 @@ HerdOptions WithDefaults(HerdOptions options) {
 
 class Herd::Server {
  public:
-  Server(Reactor& reactor, const HerdOptions& options, std::uint64_t* taken_in)
+  Server(Reactor& reactor, const HerdOptions& options, const bool* resting, std::uint64_t* taken_in)
       : reactor_(reactor),
         cost_(Duration(seconds(1)) / options.accept_rate),
         queue_(options.queue),
+        resting_(resting),
         taken_in_(taken_in),
         turn_(reactor, [this] { TakeIn(); }) {
     session_->on_data = [](Stream& stream, std::span<const std::byte>) { stream.Send(kPong); };
@@ -64,6 +69,7 @@ class Herd::Server {
  private:
   void TakeIn() {
     const Instant now = reactor_.Now();
+    if (*resting_) return;
     while (!waiting_.empty() && done_at_ <= now) {
       Greet(std::move(waiting_.front()));
       waiting_.pop_front();
@@ -95,6 +101,7 @@ class Herd::Server {
   Reactor& reactor_;
   const Duration cost_;
   const std::size_t queue_;
+  const bool* const resting_;
   std::uint64_t* const taken_in_;
   const std::shared_ptr<StreamOptions> session_ = std::make_shared<StreamOptions>();
   std::deque<std::unique_ptr<Stream>> waiting_;  // Not started: nobody looks at them.
@@ -136,8 +143,9 @@ Herd::Herd(const HerdOptions& options)
       world_(SimOptions{.seed = options.seed, .backend = options.backend}) {
   server_ = &world_.AddHost("server");
   server_->SetDescriptorLimit(options_.descriptors);
-  server_->Run(
-      [this](Reactor& reactor) { return std::make_unique<Server>(reactor, options_, &taken_in_); });
+  server_->Run([this](Reactor& reactor) {
+    return std::make_unique<Server>(reactor, options_, &resting_, &taken_in_);
+  });
   // A quarter slower than the server could take them in, and through one period of heartbeats at least.
   gathering_ = std::max(Duration(seconds(1)) / options_.accept_rate * 5 / 4 * options_.links,
                         Duration(seconds(10)));
@@ -152,7 +160,7 @@ Herd::~Herd() = default;
 void Herd::AddClients(std::uint32_t first, std::uint32_t count, std::uint32_t number) {
   SimHost& host = world_.AddHost("clients-" + std::to_string(number));
   host.SetDescriptorLimit(std::size_t{2} * count + kSpareDescriptors);
-  const Duration latency = milliseconds(5) + milliseconds(world_.Draw(45));
+  const Duration latency = kLatencyMin + milliseconds(world_.Draw(kLatencySpread));
   world_.SetPath(host, *server_, SimPath{.latency = latency});
   // Their turns to dial first are dealt round: a host is not up before the next one begins.
   const Duration every = gathering_ / count;
@@ -230,13 +238,27 @@ void Herd::Lose() {
   } else {
     server_->Kill();
   }
-  world_.RunFor(options_.outage);
+  for (Duration left = options_.outage; left > Duration::zero(); left -= kGrain) {
+    world_.RunFor(std::min(left, kGrain));
+    look_();
+  }
 }
 
 bool Herd::Return(Duration limit) {
   taken_in_ = 0;
   server_->Restart();
-  return world_.RunUntil([this] { return tally_->all_up(); }, limit);
+  bool all_up = false;
+  for (Duration left = limit; !all_up && left > Duration::zero(); left -= kGrain) {
+    all_up = world_.RunUntil([this] { return tally_->all_up(); }, std::min(left, kGrain));
+    look_();
+  }
+  return all_up;
+}
+
+std::uint64_t Herd::CountInVain() {
+  resting_ = true;
+  world_.RunFor(kLatencyMin + milliseconds(kLatencySpread));
+  return taken_in_ - tally_->ups();
 }
 
 }  // namespace holdfast::herd

@@ -17,13 +17,16 @@
 //   herd.Lose();
 //   herd.Return(5min);
 //   const Figures figures = herd.tally().Finish(herd.since_loss());
+//   const std::uint64_t in_vain = herd.CountInVain();
 #ifndef HOLDFAST_TOOLS_HERD_HERD_H_
 #define HOLDFAST_TOOLS_HERD_HERD_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <holdfast/backoff.h>
@@ -77,6 +80,12 @@ class Herd {
   void Lose();
   // It is back. True when all links are up again within `limit`.
   bool Return(Duration limit);
+  // `look` is called after each grain of Lose and Return, between two turns of the world, and changes
+  // nothing in it.
+  void Watch(std::function<void()> look) { look_ = std::move(look); }
+  // Of those taken in, how many had hung up. Comes last, for time goes on, and nobody is taken in any more:
+  // a greeting that is still on its way finds its client, or nobody.
+  [[nodiscard]] std::uint64_t CountInVain();
 
   [[nodiscard]] const Tally& tally() const noexcept { return *tally_; }
   [[nodiscard]] Duration since_loss() const noexcept { return world_.Now() - lost_at_; }
@@ -110,6 +119,8 @@ class Herd {
   HerdOptions options_;
   Duration gathering_{0};  // How long the first dials are spread over.
   std::vector<Member> members_;
+  std::function<void()> look_ = [] {};
+  bool resting_ = false;  // The server is: it takes in nobody.
   std::uint64_t taken_in_ = 0;
   std::uint64_t starved_ = 0;
   std::uint32_t gathered_ = 0;

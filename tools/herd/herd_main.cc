@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "herd/herd.h"
+#include "herd/memory.h"
 #include "herd/policy.h"
 #include "herd/tally.h"
 
@@ -152,20 +153,12 @@ struct Report {
   std::uint64_t in_vain = 0;  // Of these: clients that had hung up.
   std::uint64_t starved = 0;
   std::uint64_t hash = 0;
-  std::uint64_t idle_bytes = 0;  // Resident, all links up; beyond what the process had before.
-  std::uint64_t peak_bytes = 0;
+  // Beyond what the process had before; nothing: it could not be read.
+  std::optional<std::uint64_t> idle_bytes;  // All links up.
+  std::optional<std::uint64_t> peak_bytes;  // The most since then.
   std::int64_t cpu_ms = 0;
   std::int64_t wall_ms = 0;
 };
-
-std::uint64_t ResidentBytes() {
-  std::FILE* const file = std::fopen("/proc/self/statm", "r");
-  unsigned long long total = 0;
-  unsigned long long resident = 0;
-  const bool read = file != nullptr && std::fscanf(file, "%llu %llu", &total, &resident) == 2;
-  if (file != nullptr) std::fclose(file);
-  return read ? resident * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
-}
 
 rusage UsageSoFar() {
   rusage usage{};
@@ -183,7 +176,7 @@ bool WriteFile(const std::string& path, std::string_view text) {
 [[noreturn]] void Work(const Options& options, const Policy& policy, int out) {
   using Clock = std::chrono::steady_clock;  // Of the machine: for the figure of speed alone.
   const Clock::time_point begin = Clock::now();
-  const std::uint64_t before = ResidentBytes();
+  MemoryMeter memory;
   HerdOptions herd_options = options.herd;
   herd_options.backoff = policy.backoff;
   Herd herd(herd_options);
@@ -192,12 +185,12 @@ bool WriteFile(const std::string& path, std::string_view text) {
     std::_Exit(1);
   }
   Report report;
-  report.idle_bytes = ResidentBytes() - before;
+  report.idle_bytes = memory.Look();
+  herd.Watch([&memory] { memory.Look(); });
   herd.Lose();
   herd.Return(options.limit);
   report.figures = herd.tally().Finish(herd.since_loss());
   report.taken_in = herd.taken_in();
-  report.in_vain = report.taken_in - std::min(report.taken_in, report.figures.ups);
   report.starved = herd.starved();
   report.hash = herd.world().hash();
   if (!options.prefix.empty()) {
@@ -208,10 +201,11 @@ bool WriteFile(const std::string& path, std::string_view text) {
     }
   }
   const rusage usage = UsageSoFar();
-  report.peak_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * 1024 - before;
+  report.peak_bytes = memory.peak();
   report.cpu_ms = (usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000 +
                   (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1000;
   report.wall_ms = (Clock::now() - begin) / std::chrono::milliseconds(1);
+  report.in_vain = herd.CountInVain();
   const bool told = ::write(out, &report, sizeof(report)) == sizeof(report);
   std::_Exit(told ? 0 : 1);  // Nobody waits for a million links to be taken down in good order.
 }
@@ -258,7 +252,12 @@ std::string Tenths(Duration duration) {
 }
 
 std::string UpAfter(const std::optional<Duration>& after, Duration limit) {
-  return after.has_value() ? Tenths(*after) : ">" + std::to_string(limit / std::chrono::seconds(1));
+  return after.has_value() ? Tenths(*after) : ">" + ToSeconds(limit);
+}
+
+// Of `bytes`, for each of so many links.
+std::string PerLink(const std::optional<std::uint64_t>& bytes, std::uint64_t links) {
+  return bytes.has_value() ? std::to_string(*bytes / links) : "?";
 }
 
 void PrintHead(const HerdOptions& options) {
@@ -279,8 +278,8 @@ void Print(const Policy& policy, const Report& report, Duration limit) {
   const std::uint64_t links = figures.links;
   const std::uint64_t vain = report.taken_in == 0 ? 0 : report.in_vain * 100 / report.taken_in;
   std::printf(
-      "%-11s %9llu | %9llu %7llu %6s %6llu | %8llu %8llu %6llu %6s | %5s %5s %5s | %3llu%% | %5llu "
-      "%5llu | %6s %6s\n",
+      "%-11s %9llu | %9llu %7llu %6s %6llu | %8llu %8llu %6llu %6s | %5s %5s %5s | %3llu%% | %5s "
+      "%5s | %6s %6s\n",
       policy.name.c_str(), number(figures.dials), number(figures.outage.dials),
       number(figures.outage.peak_second),
       Hundredths(figures.outage.peak_over_mean_hundredths()).c_str(),
@@ -288,8 +287,9 @@ void Print(const Policy& policy, const Report& report, Duration limit) {
       number(figures.recovery.wasted), number(figures.recovery.peak_second),
       Hundredths(figures.recovery.peak_over_mean_hundredths()).c_str(),
       UpAfter(figures.up_after[0], limit).c_str(), UpAfter(figures.up_after[1], limit).c_str(),
-      UpAfter(figures.up_after[2], limit).c_str(), number(vain), number(report.idle_bytes / links),
-      number(report.peak_bytes / links), Tenths(std::chrono::milliseconds(report.cpu_ms)).c_str(),
+      UpAfter(figures.up_after[2], limit).c_str(), number(vain),
+      PerLink(report.idle_bytes, links).c_str(), PerLink(report.peak_bytes, links).c_str(),
+      Tenths(std::chrono::milliseconds(report.cpu_ms)).c_str(),
       Tenths(std::chrono::milliseconds(report.wall_ms)).c_str());
   if (report.starved > 0) {
     std::printf(

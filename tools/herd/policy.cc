@@ -134,4 +134,12 @@ std::string ToText(Duration duration) {
   return std::to_string(ms / 1000) + tenths + " s";
 }
 
+std::string ToSeconds(Duration duration) {
+  const std::int64_t ms = duration / milliseconds(1);
+  std::string decimals = std::to_string(1000 + ms % 1000);
+  decimals.front() = '.';
+  decimals.erase(decimals.find_last_not_of("0") + 1);
+  return std::to_string(ms / 1000) + (decimals == "." ? "" : decimals);
+}
+
 }  // namespace holdfast::herd

@@ -30,6 +30,8 @@ struct Policy {
 [[nodiscard]] std::optional<Duration> ParseDuration(std::string_view text);
 // "60 s", "1.5 s", "100 ms".
 [[nodiscard]] std::string ToText(Duration duration);
+// In seconds, to the millisecond: "120", "1.5", "0.05".
+[[nodiscard]] std::string ToSeconds(Duration duration);
 
 }  // namespace holdfast::herd
 

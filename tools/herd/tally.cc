@@ -18,7 +18,8 @@ std::size_t GrainsTo(Duration at) noexcept { return GrainOf(at + kGrain - Durati
 std::uint64_t Phase::peak_over_mean_hundredths() const noexcept {
   if (dials == 0) return 0;
   const auto grains = static_cast<std::uint64_t>(length / kGrain);
-  return peak_second * grains * 100 / (dials * kGrainsPerSecond);
+  const std::uint64_t of_peak = std::min<std::uint64_t>(grains, kGrainsPerSecond);
+  return peak_second * grains * 100 / (dials * of_peak);
 }
 
 Tally::Tally(std::uint64_t links, Duration outage) : links_(links), outage_(outage) {

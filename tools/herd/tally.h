@@ -31,11 +31,12 @@ inline constexpr std::size_t kGrainsPerSecond = 10;
 struct Phase {
   Duration length{0};  // In whole grains.
   std::uint64_t dials = 0;
-  std::uint64_t wasted = 0;       // Dials that began in it and ended without a greeting.
-  std::uint64_t peak_second = 0;  // The most dials in any second that lies wholly in it.
-  std::uint64_t peak_grain = 0;   // The most dials in a tenth of a second.
+  std::uint64_t wasted = 0;  // Dials that began in it and ended without a greeting.
+  // The most dials in any second that lies wholly in it; all of them where it is shorter than one.
+  std::uint64_t peak_second = 0;
+  std::uint64_t peak_grain = 0;  // The most dials in a tenth of a second.
   // The fullest second, over the mean of the phase (its dials, over its length); in hundredths, rounded
-  // down. 0 when there was no dial.
+  // down. 0 when there was no dial, 1.00 for a phase that is not longer than its fullest second.
   [[nodiscard]] std::uint64_t peak_over_mean_hundredths() const noexcept;
 };
 
@@ -71,6 +72,7 @@ class Tally {
   void OnDown(Duration at);
 
   [[nodiscard]] std::uint64_t up() const noexcept { return up_; }
+  [[nodiscard]] std::uint64_t ups() const noexcept { return ups_; }  // Greetings, so far.
   [[nodiscard]] bool all_up() const noexcept { return up_ == links_; }
 
   // Of what there was until `end`, at which all were up, or nobody wants to wait any longer.
