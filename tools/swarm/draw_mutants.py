@@ -129,6 +129,8 @@ def main():
         drawn += 1
         text = f"{name} {path}:{number + 1}: {lines[number].strip()} -> {new.strip()}\n\n"
         (options.out / f"{drawn:03d}_{name}.patch").write_text(text + patch)
+    if drawn < options.count:
+        raise SystemExit(f"draw_mutants.py: {drawn} places in {', '.join(FOLDERS)}, not {options.count}")
     print(f"{drawn} patches from seed {options.seed}, of " +
           ", ".join(f"{len(v)} {k}" for k, v in sorted(places.items())) + " more places")
 

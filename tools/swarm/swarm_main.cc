@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -31,7 +33,7 @@ using internal::sim::kFaultKinds;
 struct Options {
   std::uint64_t first = 1;
   std::uint64_t seeds = 1;
-  unsigned jobs = 1;
+  std::uint64_t jobs = 1;
   bool trace = false;
   bool hashes = false;   // One line a seed: to compare compilers.
   bool targets = false;  // Fails unless the swarm is broad enough (every fault kind hit, ...).
@@ -43,8 +45,11 @@ void Usage(std::FILE* out) {
       "\n"
       "Runs the shipped runtime over a simulated kernel, one world a seed, and checks its "
       "promises.\n"
-      "HOLDFAST_SEED=N in the environment runs that one seed. SIGINT ends it with what it has seen "
-      "so far.\n"
+      "A seed is ended after a minute of CPU time, or ten minutes of any. SIGINT ends all, with\n"
+      "what was seen so far.\n"
+      "\n"
+      "HOLDFAST_SEED=N in the environment plays that one seed again, in this process and without\n"
+      "a limit: what hangs waits for a debugger.\n"
       "\n"
       "  --first=N    the first seed (1)\n"
       "  --seeds=N    how many, one after the other (1)\n"
@@ -52,14 +57,25 @@ void Usage(std::FILE* out) {
       "  --hashes     print each seed with the hash of its events\n"
       "  --targets    fail when a kind of fault was hit less than 20 times, or too little "
       "happened\n"
-      "  --trace      print what happens, line by line\n",
+      "  --trace      play HOLDFAST_SEED, or else the first seed, and print it line by line\n",
       out);
 }
 
-bool Take(std::string_view argument, std::string_view name, std::uint64_t* value) {
-  if (!argument.starts_with(name)) return false;
-  *value = std::strtoull(argument.data() + name.size(), nullptr, 10);
+constexpr std::uint64_t kAnySeed = ~std::uint64_t{0};
+
+// A whole number from `least` to `most`, and nothing beside it.
+bool Parse(std::string_view text, std::uint64_t least, std::uint64_t most, std::uint64_t* value) {
+  std::uint64_t parsed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), parsed);
+  if (error != std::errc() || end != text.data() + text.size()) return false;
+  if (parsed < least || parsed > most) return false;
+  *value = parsed;
   return true;
+}
+
+bool Take(std::string_view argument, std::string_view name, std::uint64_t least, std::uint64_t most,
+          std::uint64_t* value) {
+  return argument.starts_with(name) && Parse(argument.substr(name.size()), least, most, value);
 }
 
 // What a worker tells of one seed; the text of violations follows.
@@ -109,25 +125,29 @@ void HandleStops() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-// A run that takes so much of a processor goes round in circles.
-constexpr time_t kSecondsPerSeedMax = 60;
+// A run that takes so much of a processor goes round in circles; one that takes so long altogether sleeps,
+// for a machine that is as busy as that is none to test on.
+constexpr time_t kCpuSecondsPerSeedMax = 60;
+constexpr time_t kSecondsPerSeedMax = 600;
 
-void LimitTo(time_t seconds) {
+void LimitTo(time_t cpu_seconds, time_t seconds) {
   itimerval limit{};
-  limit.it_value.tv_sec = seconds;
+  limit.it_value.tv_sec = cpu_seconds;
   ::setitimer(ITIMER_PROF, &limit, nullptr);  // SIGPROF.
+  limit.it_value.tv_sec = seconds;
+  ::setitimer(ITIMER_REAL, &limit, nullptr);  // SIGALRM.
 }
 
 // Seeds first + job, first + job + jobs, ...
-[[noreturn]] void Work(const Options& options, unsigned job, int out) {
+[[noreturn]] void Work(const Options& options, std::uint64_t job, int out) {
   ::signal(SIGINT, SIG_IGN);  // The parent ends us.
   ::signal(SIGTERM, SIG_IGN);
   for (std::uint64_t i = job; i < options.seeds; i += options.jobs) {
     const std::uint64_t seed = options.first + i;
     WriteAll(out, &seed, sizeof(seed));  // So that a crash has a name.
-    LimitTo(kSecondsPerSeedMax);
+    LimitTo(kCpuSecondsPerSeedMax, kSecondsPerSeedMax);
     const RunResult result = RunSeed(seed, {});
-    LimitTo(0);
+    LimitTo(0, 0);
     std::string text;
     for (const std::string& violation : result.violations) text += "  " + violation + "\n";
     Line line{};
@@ -178,11 +198,13 @@ struct Worker {
 void ReportDeath(const Worker& worker, std::uint64_t seed, Totals* totals) {
   int status = 0;
   ::waitpid(worker.pid, &status, 0);
-  const bool late = WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF;
+  const int signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
   ++totals->seeds;
   ++totals->failed;
   std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed),
-              late ? "did not end within a minute" : "the process died");
+              signal == SIGPROF   ? "did not end within a minute of CPU time"
+              : signal == SIGALRM ? "did not end within ten minutes"
+                                  : "the process died");
   Replay(seed);
 }
 
@@ -291,7 +313,7 @@ int RunAll(const Options& options) {
   std::vector<Worker> workers;
   std::fflush(stdout);
   HandleStops();
-  for (unsigned job = 0; job < options.jobs; ++job) {
+  for (std::uint64_t job = 0; job < options.jobs; ++job) {
     int ends[2];
     if (::pipe(ends) != 0) return 2;
     const pid_t pid = ::fork();
@@ -336,7 +358,6 @@ int Main(int count, char** arguments) {
   Options options;
   for (int i = 1; i < count; ++i) {
     const std::string_view argument = arguments[i];
-    std::uint64_t jobs = 0;
     if (argument == "--help") return Usage(stdout), 0;
     if (argument == "--trace") {
       options.trace = true;
@@ -344,18 +365,26 @@ int Main(int count, char** arguments) {
       options.hashes = true;
     } else if (argument == "--targets") {
       options.targets = true;
-    } else if (Take(argument, "--jobs=", &jobs) && jobs > 0 && jobs <= 64) {
-      options.jobs = static_cast<unsigned>(jobs);
-    } else if (!Take(argument, "--first=", &options.first) &&
-               !Take(argument, "--seeds=", &options.seeds)) {
+    } else if (!Take(argument, "--jobs=", 1, 64, &options.jobs) &&
+               !Take(argument, "--first=", 0, kAnySeed, &options.first) &&
+               !Take(argument, "--seeds=", 1, kAnySeed, &options.seeds)) {
+      std::fprintf(stderr, "holdfast-sim: what is %s?\n\n", arguments[i]);
       return Usage(stderr), 2;
     }
   }
-  if (const char* const seed = std::getenv("HOLDFAST_SEED")) {
-    return RunOne(std::strtoull(seed, nullptr, 10), options.trace);
+  const char* const seed = std::getenv("HOLDFAST_SEED");
+  if (seed != nullptr && !Parse(seed, 0, kAnySeed, &options.first)) {
+    std::fprintf(stderr, "holdfast-sim: HOLDFAST_SEED=%s is no seed\n", seed);
+    return 2;
   }
-  if (options.trace || options.seeds == 1) return RunOne(options.first, options.trace);
-  return RunAll(options);
+  if (seed == nullptr && !options.trace) return RunAll(options);
+  if (options.hashes || options.targets) {
+    std::fprintf(stderr,
+                 "holdfast-sim: %s plays one seed again, --hashes and --targets are of many\n",
+                 seed != nullptr ? "HOLDFAST_SEED" : "--trace");
+    return 2;
+  }
+  return RunOne(options.first, options.trace);
 }
 
 }  // namespace
