@@ -141,7 +141,7 @@ SWARM           := $(if $(filter 1,$(URING)),$(BIN)/holdfast-sim)
 # that plays their corpora again.
 FUZZ_MAINS      := $(sort $(wildcard tests/fuzz/*_fuzz.cc))
 FUZZ_SOURCES    := $(sort $(filter-out %_fuzz.cc %_test.cc,$(wildcard tests/fuzz/*.cc))) \
-                   $(addprefix tools/swarm/,failing_new.cc link_checker.cc loop_checker.cc)
+                   $(addprefix tools/swarm/,failing_new.cc host_oracle.cc link_checker.cc loop_checker.cc)
 FUZZERS         := $(patsubst tests/fuzz/%.cc,$(BIN)/%,$(FUZZ_MAINS))
 
 # The thundering herd: a main, and a library that its tests link.

@@ -190,8 +190,8 @@ class SimWorld {
   // Runs until `condition` holds, which is asked at every instant at which something happened and only
   // looks. False when it did not within `limit`.
   [[nodiscard]] bool RunUntil(const std::function<bool()>& condition, Duration limit);
-  // Calls `step` in `delay`, when all that happens at that instant has happened, and only while the
-  // world runs. A step may do what may be done between runs, but not run the world.
+  // Calls `step` when `delay` has passed, after everything else that is due at that instant, and only while
+  // the world runs. A step may do what may be done between runs, but not run the world.
   void After(Duration delay, absl::AnyInvocable<void()> step);
 
   // --- Expectations. RunUntil is for what shall happen in time; Always for what shall hold at every
@@ -209,8 +209,9 @@ class SimWorld {
   void SetPathOneWay(SimHost& from, SimHost& to, const SimPath& path);
   void Partition(SimHost& a, SimHost& b, SimWall wall = SimWall::kSilent);
   void PartitionOneWay(SimHost& from, SimHost& to, SimWall wall = SimWall::kSilent);
+  // Ends the partition between two hosts, or every one. Paths keep what SetPath said.
   void Heal(SimHost& a, SimHost& b);
-  void Heal();  // All of them.
+  void Heal();
 
   // --- Names, as every host sees them. A look-up gets what holds when it ends.
   // The addresses in this order; none at all: kNoAddress.

@@ -1,7 +1,7 @@
 // The faults that a simulated kernel and network can do on their own: what, how often, and how often so far.
 //
-// A FaultPlan is a rate for each kind, in 1/65,536 of the occasions on which it could strike, drawn from a
-// seed for each run (a swarm: some kinds are off altogether in a run, some frequent). What a test schedules by
+// A FaultPlan has a rate for each kind, in 1/65,536 of the occasions on which it could strike; whether it
+// does is drawn from a seed. What a test schedules by
 // hand (a partition, a crash) counts its hit as well, by Hit. Order and names are those of docs/simulation.md.
 //
 // A Chooser (chance.h) may decide instead of the rates and the seed; a rate of 0 stays 0.
@@ -92,7 +92,7 @@ class FaultPlan {
   // 0: never, 65,536: always.
   void SetRate(Fault fault, std::uint32_t rate) noexcept { rates_[Index(fault)] = rate; }
   [[nodiscard]] std::uint32_t rate(Fault fault) const noexcept { return rates_[Index(fault)]; }
-  // After this nothing strikes any more; rates come back with true.
+  // False: nothing strikes. The rates are kept, and hold again from true on.
   void SetEnabled(bool enabled) noexcept { enabled_ = enabled; }
   [[nodiscard]] bool enabled() const noexcept { return enabled_; }
 

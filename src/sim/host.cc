@@ -59,6 +59,11 @@ void Host::Crash() {
   unix_->Crash();
 }
 
+void Host::NoteHeldBack(Duration duration) {
+  const Instant now = network_.schedule().now();
+  held_back_.Add(now, SaturatingAdd(now, duration));
+}
+
 void Host::Arrive(Segment segment) {
   if (up_) tcp_->Arrive(std::move(segment));
 }

@@ -14,6 +14,21 @@ constexpr std::uint32_t kNobody = UINT32_MAX;  // The number of no host.
 constexpr std::uint64_t kHeaderBytes = 66;     // Ethernet, IPv4, TCP with options.
 constexpr Duration kNeighbourTimeout = std::chrono::milliseconds(3070);  // docs/kernel.md C3.
 constexpr std::uint64_t kTraceSegment = 0x40;
+constexpr std::uint64_t kTracePolicy = kTraceSegment + 1;
+
+// By Path::Policy.
+constexpr const char* kPolicyNames[] = {"open",
+                                        "silence",
+                                        "reject by RST",
+                                        "host unreachable",
+                                        "net unreachable",
+                                        "port unreachable",
+                                        "protocol unreachable",
+                                        "route: unreachable",
+                                        "route: prohibit",
+                                        "route: blackhole",
+                                        "route: throw",
+                                        "no neighbour"};
 constexpr Duration kQueueMax =
     std::chrono::seconds(1);  // What may wait before a line, in its own time.
 
@@ -108,44 +123,38 @@ Host* Network::FindHost(const TcpAddress& address) noexcept {
   return found == hosts_by_ip_.end() ? nullptr : found->second;
 }
 
+void Network::SetPolicy(const Host& from, const Host& to, Path::Policy policy) {
+  path(from, to).SetPolicy(policy);
+  trace_.Mix(from.number(), kTracePolicy,
+             (std::int64_t{to.number()} << 8) + static_cast<std::int64_t>(policy));
+  if (!trace_.told()) return;
+  trace_.Tell(schedule_.now(), from.name(),
+              "to " + to.name() + ": " + kPolicyNames[static_cast<std::size_t>(policy)]);
+}
+
 void Network::Partition(Host& a, Host& b) {
   PartitionOneWay(a, b);
   PartitionOneWay(b, a);
 }
 
-void Network::PartitionOneWay(Host& from, Host& to) {
-  Path& way = path(from, to);
-  way.policy = Path::Policy::kDrop;
-  way.syn_only = false;
-  trace_.Mix(from.number(), kTraceSegment + 1, to.number());
-  if (trace_.told()) trace_.Tell(schedule_.now(), from.name(), "cut off from " + to.name());
-}
-
 void Network::Heal(Host& a, Host& b) {
-  for (Path* const way : {&path(a, b), &path(b, a)}) {
-    way->policy = Path::Policy::kForward;
-    way->syn_only = false;
-  }
-  trace_.Mix(a.number(), kTraceSegment + 2, b.number());
-  if (trace_.told()) trace_.Tell(schedule_.now(), a.name(), "healed with " + b.name());
+  SetPolicy(a, b, Path::Policy::kForward);
+  SetPolicy(b, a, Path::Policy::kForward);
 }
 
+// Also of the ways to addresses that are nobody's.
 void Network::HealAll() {
-  for (auto& [ends, way] : ways_) {
-    way.path.policy = Path::Policy::kForward;
-    way.path.syn_only = false;
-  }
-  trace_.Mix(0, kTraceSegment + 3, 0);
+  for (auto& [ends, way] : ways_) way.path.SetPolicy(Path::Policy::kForward);
+  trace_.Mix(0, kTracePolicy + 1, 0);
   if (trace_.told()) trace_.Tell(schedule_.now(), "network", "healed");
 }
 
-std::shared_ptr<ConnectionRecord> Network::NewRecord(std::uint64_t id, const Host& opener,
-                                                     const TcpTuple& tuple) {
+std::shared_ptr<ConnectionRecord> Network::NewRecord(std::uint64_t id, const TcpTuple& tuple) {
   if (!keep_records_) return nullptr;
   auto record = std::make_shared<ConnectionRecord>();
   record->id = id;
-  record->opener_host = opener.number();
   record->opened_at = schedule_.now();
+  record->last_ack_at.fill(schedule_.now());
   const int domain = tuple.local.is_v4() ? AF_INET : AF_INET6;
   record->opener = tuple.local.ToSocketAddress(domain);
   record->acceptor = tuple.peer.ToSocketAddress(domain);
@@ -164,13 +173,11 @@ std::shared_ptr<ConnectionRecord> Network::RecordOf(std::uint64_t id) const {
   return place != records_.end() && (*place)->id == id ? *place : nullptr;
 }
 
-std::shared_ptr<ConnectionRecord> Network::FindRecord(const SocketAddress& a,
-                                                      const SocketAddress& b) const {
+const ConnectionRecord* Network::RecordOpenedFrom(const SocketAddress& opener, Instant by) const {
   const auto found = std::find_if(records_.rbegin(), records_.rend(), [&](const auto& record) {
-    return (record->opener == a && record->acceptor == b) ||
-           (record->opener == b && record->acceptor == a);
+    return record->opener == opener && record->opened_at <= by;
   });
-  return found == records_.rend() ? nullptr : *found;
+  return found == records_.rend() ? nullptr : found->get();
 }
 
 // --- Segments

@@ -26,6 +26,7 @@
 #include <holdfast/endpoint.h>
 #include <holdfast/time.h>
 
+#include "sim/delays.h"
 #include "sim/faults.h"
 #include "sim/file.h"
 #include "sim/schedule.h"
@@ -64,6 +65,10 @@ class Host {
   // From the network. Vanishes where the host is down.
   void Arrive(Segment segment);
   void Boot() noexcept { up_ = true; }
+  // When something had happened that a process here was not told yet: completions that are late and out
+  // of order, calls that say EAGAIN although they need not, descriptors that a child holds.
+  void NoteHeldBack(Duration duration);
+  [[nodiscard]] const Delays& held_back() const noexcept { return held_back_; }
   [[nodiscard]] bool up() const noexcept { return up_; }
 
   // The range that connect(2) draws local ports from.
@@ -82,6 +87,7 @@ class Host {
   bool up_ = true;
   std::uint16_t port_first_ = 32768;
   std::uint16_t port_last_ = 60999;
+  Delays held_back_;
   std::unique_ptr<TcpStack> tcp_;
   std::unique_ptr<UnixNames> unix_;
 };
@@ -112,6 +118,12 @@ struct Path {
   Duration jitter{0};                  // Uniform on top; never reorders.
   std::uint64_t bytes_per_second = 0;  // 0: no limit.
   std::uint32_t loss = 0;              // Of 65,536 segments.
+
+  // For every segment, and ICMP at once.
+  void SetPolicy(Policy of_all) noexcept {
+    policy = of_all;
+    syn_only = icmp_while_owned = false;
+  }
 };
 
 // What became of the bytes of one connection, as somebody knows who sees both kernels: the oracle
@@ -119,16 +131,20 @@ struct Path {
 // SYN and FIN. Stays when both ends are gone.
 struct ConnectionRecord {
   std::uint64_t id = 0;  // Of a world, by the order of the connects; gaps where one failed.
-  std::uint32_t opener_host = 0;
-  Instant opened_at{};  // When the first of the two sides was connected.
+  Instant opened_at{};   // When the first of the two sides was connected.
   SocketAddress opener;
   SocketAddress acceptor;
-  std::array<std::uint64_t, 2> sent{};                 // Taken by this side's kernel.
-  std::array<std::uint64_t, 2> received_by_kernel{};   // By this side's kernel, in order.
+  std::array<std::uint64_t, 2> sent{};  // Taken by this side's kernel.
+  std::array<std::uint64_t, 2>
+      received_by_kernel{};                 // By this side's kernel, or a box before it, in order.
+  std::array<std::uint64_t, 2> readable{};  // Handed to this side's socket.
   std::array<std::uint64_t, 2> read_by_application{};  // On this side.
-  std::array<Instant, 2> fin_at{kNever, kNever};       // The peer's FIN came to this side's kernel,
-  std::array<Instant, 2> reset_at{kNever, kNever};     // or a RST.
-  std::array<bool, 2> ended{};                         // This side's state is CLOSE.
+  std::array<std::uint64_t, 2> transmitted{};  // Handed to the network at least once, by this side.
+  std::array<std::uint64_t, 2> acked{};        // As this side's kernel knows.
+  std::array<Instant, 2> last_ack_at{};  // The last segment that said so much, or nothing new.
+  std::array<Instant, 2> fin_at{kNever, kNever};    // The peer's FIN came to this side's kernel,
+  std::array<Instant, 2> reset_at{kNever, kNever};  // or a RST.
+  std::array<bool, 2> ended{};                      // This side's state is CLOSE.
 };
 
 class Network {
@@ -156,9 +172,10 @@ class Network {
   [[nodiscard]] Path& path(const Host& from, const Host& to) {
     return ways_[{from.number(), to.number()}].path;
   }
-  // Both ways, or one.
+  void SetPolicy(const Host& from, const Host& to, Path::Policy policy);
+  // Both ways, or one: kDrop.
   void Partition(Host& a, Host& b);
-  void PartitionOneWay(Host& from, Host& to);
+  void PartitionOneWay(Host& from, Host& to) { SetPolicy(from, to, Path::Policy::kDrop); }
   void Heal(Host& a, Host& b);
   void HealAll();
 
@@ -168,9 +185,9 @@ class Network {
   [[nodiscard]] const std::vector<std::shared_ptr<ConnectionRecord>>& records() const noexcept {
     return records_;
   }
-  // The connection between these two addresses, whichever opened it; the newest. Null: none.
-  [[nodiscard]] std::shared_ptr<ConnectionRecord> FindRecord(const SocketAddress& a,
-                                                             const SocketAddress& b) const;
+  // Of the last one that was opened from this address by then. Null: none was.
+  [[nodiscard]] const ConnectionRecord* RecordOpenedFrom(const SocketAddress& opener,
+                                                         Instant by) const;
 
   // --- For the TCP stacks.
   // The segment goes on its way. -errno when a route of the sender refuses it at once.
@@ -183,7 +200,7 @@ class Network {
   // A number for a new connection.
   [[nodiscard]] std::uint64_t NextConnection() noexcept { return ++connections_; }
   // The record of a connection that opens, or null.
-  [[nodiscard]] std::shared_ptr<ConnectionRecord> NewRecord(std::uint64_t id, const Host& opener,
+  [[nodiscard]] std::shared_ptr<ConnectionRecord> NewRecord(std::uint64_t id,
                                                             const TcpTuple& tuple);
   [[nodiscard]] std::shared_ptr<ConnectionRecord> RecordOf(std::uint64_t id) const;
   // The latency of the path, for what answers on it.

@@ -291,7 +291,7 @@ int Ring::Submit(unsigned count) {
 // io_cqring_wait
 int Ring::Wait(unsigned completions_min, Duration timeout) {
   completions_min = std::min(completions_min, shared_.cq_entries);
-  if (completions_min > 0) kernel_.NoteWait();
+  kernel_.NoteWait();
   if (has_work()) RunWork(completions_min, std::max(kWorkPerEnter, completions_min));
   FlushOverflow();
   const auto enough = [&] {
@@ -304,14 +304,14 @@ int Ring::Wait(unsigned completions_min, Duration timeout) {
   if (enough()) return 0;
   if (kernel_.world().faults.Strikes(Fault::kInterrupted)) return completions() > 0 ? 0 : -EINTR;
 
-  const Instant deadline = kernel_.DrawDeadline(timeout);
+  const SimKernel::Timeout drawn = kernel_.DrawTimeout(timeout);
   const unsigned end = shared_.cq_head + completions_min;
   int result = 0;
   SimKernel::Wait wait;
   for (;;) {
     waited_for_ = end - shared_.cq_tail;
     waiting_ = &wait;
-    const bool woken = has_work() || kernel_.Block(wait, deadline);
+    const bool woken = has_work() || kernel_.Block(wait, drawn.ends);
     waiting_ = nullptr;
     wait.sleeper.woken = false;
     // The deadline, too, is followed by what came just before it.
@@ -319,10 +319,10 @@ int Ring::Wait(unsigned completions_min, Duration timeout) {
     FlushOverflow();
     if (enough()) break;
     if (wait.interrupted || dead_) result = -EINTR;
-    if (!woken) result = deadline == kNever ? -EINTR : -ETIME;
+    if (!woken) result = drawn.ends == kNever ? -EINTR : -ETIME;
     if (result != 0) break;
   }
-  kernel_.StallAfterWait();
+  kernel_.EndWait(drawn);
   return completions() > 0 ? 0 : result;
 }
 

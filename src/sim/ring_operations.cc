@@ -280,7 +280,10 @@ Ring::Outcome Ring::TryAccept(Operation& operation) {
       return fail(faults.random().Below(2) == 0 ? -EMFILE : -ENFILE);
     }
     // The descriptor comes first, whether there is a connection or not.
-    if (kernel_.table_full()) return fail(-EMFILE);
+    if (kernel_.table_full()) {
+      if (listener.HasPending()) faults.Hit(Fault::kAcceptLimit);
+      return fail(-EMFILE);
+    }
     int error = 0;
     std::shared_ptr<SocketFile> accepted = listener.Accept(&error);
     if (accepted == nullptr) return error == -EAGAIN ? Outcome::kWait : fail(error);

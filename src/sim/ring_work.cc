@@ -62,6 +62,7 @@ void Ring::Enqueue(Operation& operation) {
 
 void Ring::HoldBack(Operation& operation, Duration delay) {
   operation.state.held = true;
+  kernel_.host().NoteHeldBack(delay);
   kernel_.world().schedule.After(
       delay, [weak = weak_from_this(), held = &operation, serial = operation.state.serial] {
         const std::shared_ptr<File> file = weak.lock();

@@ -228,12 +228,6 @@ std::shared_ptr<File> SimKernel::Find(int fd) const {
   return file != nullptr ? file->shared_from_this() : nullptr;
 }
 
-std::shared_ptr<SocketFile> SimKernel::FindSocket(int fd) const {
-  std::shared_ptr<File> file = Find(fd);
-  SocketFile* const socket = file != nullptr ? file->AsSocket() : nullptr;
-  return socket != nullptr ? std::shared_ptr<SocketFile>(std::move(file), socket) : nullptr;
-}
-
 bool SimKernel::table_full() const noexcept {
   return (free_.empty() ? files_.size() : free_.top()) >= descriptor_limit_;
 }
@@ -276,6 +270,7 @@ void SimKernel::Inherit(std::shared_ptr<File> file) {
   std::erase_if(inherited_, [](const auto& held) { return *held == nullptr; });
   inherited_.push_back(std::make_shared<std::shared_ptr<File>>(std::move(file)));
   const auto wait = static_cast<std::int64_t>(world_.faults.random().Below(kExecMax.count()));
+  host_.NoteHeldBack(Duration(wait));
   world_.schedule.After(Duration(wait), [held = std::weak_ptr(inherited_.back())] {
     if (const auto alive = held.lock()) std::exchange(*alive, nullptr).reset();
   });
@@ -305,8 +300,13 @@ void SimKernel::AwaitThaw() {
   }
 }
 
+void SimKernel::Freeze() noexcept {
+  if (!std::exchange(frozen_, true)) frozen_at_ = world_.schedule.now();
+}
+
 void SimKernel::Thaw() {
-  frozen_ = false;
+  if (!std::exchange(frozen_, false)) return;
+  stops_.Add(frozen_at_, world_.schedule.now());
   for (Wait& wait : stopped_) world_.schedule.Wake(wait.sleeper);
 }
 
@@ -377,18 +377,30 @@ int SimKernel::DrawNoMemory() {
   return world_.faults.random().Below(2) == 0 ? -ENOMEM : -ENOBUFS;
 }
 
-Instant SimKernel::DrawDeadline(Duration timeout) {
-  if (timeout == kNeverTimeout) return kNever;
-  const Instant deadline = SaturatingAdd(world_.schedule.now(), timeout);
-  if (timeout <= Duration::zero() || !world_.faults.Strikes(Fault::kLateTimer)) return deadline;
-  const std::uint64_t late =
-      world_.faults.random().Between(1, static_cast<std::uint64_t>(kLateMax.count()));
-  return SaturatingAdd(deadline, Duration(late));
+Duration SimKernel::RunningTime(Instant from, Instant until, bool told) const {
+  until = std::min(until, late_since_);
+  if (frozen_) until = std::min(until, frozen_at_);
+  if (told) return Delays::Outside({&world_.stalls, &stops_, &host_.held_back()}, from, until);
+  return Delays::Outside({&world_.stalls, &stops_}, from, until);
 }
 
-void SimKernel::StallAfterWait() {
+SimKernel::Timeout SimKernel::DrawTimeout(Duration timeout) {
+  if (timeout == kNeverTimeout) return {kNever, kNever};
+  const Instant due = SaturatingAdd(world_.schedule.now(), timeout);
+  if (timeout <= Duration::zero() || !world_.faults.Strikes(Fault::kLateTimer)) return {due, due};
+  const std::uint64_t late =
+      world_.faults.random().Between(1, static_cast<std::uint64_t>(kLateMax.count()));
+  late_since_ = due;
+  return {due, SaturatingAdd(due, Duration(late))};
+}
+
+void SimKernel::EndWait(const Timeout& timeout) {
+  const Instant now = world_.schedule.now();
+  if (timeout.ends > timeout.due) stops_.Add(timeout.due, std::min(now, timeout.ends));
+  late_since_ = kNever;
   if (!world_.faults.Strikes(Fault::kClock)) return;
   world_.schedule.Stall(kStallUnit * (1U << world_.faults.random().Below(kStallDoublings)));
+  world_.stalls.Add(now, world_.schedule.now());
 }
 
 // --- Sockets.
@@ -405,7 +417,10 @@ int SimKernel::Socket(int domain, int type, int protocol) noexcept {
       return world_.faults.random().Below(2) == 0 ? -EMFILE : -ENFILE;
     }
     if (const int error = DrawNoMemory(); error != 0) return error;
-    if (table_full()) return -EMFILE;
+    if (table_full()) {
+      world_.faults.Hit(Fault::kSocketLimit);
+      return -EMFILE;
+    }
     return InstallSocket(internet ? NewTcpSocket(host_, domain) : NewUnixSocket(host_), type);
   };
   return Answer(Call::kSocket, -1, open(), [&] {
@@ -467,7 +482,10 @@ int SimKernel::Accept4(int fd, sockaddr* address, socklen_t* size, int flags) no
       if (const int none = DrawNoMemory(); none != 0) return none;
     }
     // The descriptor comes first (net/socket.c): without one the connection stays queued.
-    if (table_full()) return -EMFILE;
+    if (table_full()) {
+      if (listener->HasPending()) faults.Hit(Fault::kAcceptLimit);
+      return -EMFILE;
+    }
     std::shared_ptr<SocketFile> accepted;
     const ssize_t result = BlockWhile(*listener, 0, [&]() -> ssize_t {
       int why = 0;
@@ -719,18 +737,18 @@ int SimKernel::WaitForEvents(Epoll& epoll, epoll_event* events, int events_max, 
   }
   if (world_.faults.Strikes(Fault::kInterrupted)) return -EINTR;
 
-  const Instant deadline = DrawDeadline(timeout);
+  const Timeout drawn = DrawTimeout(timeout);
   const std::shared_ptr<File> held = epoll.shared_from_this();
   Blocked waiter(world_.schedule);
   epoll.AddWaiter(waiter);
   for (;;) {
-    const bool woken = Block(waiter.wait, deadline);
+    const bool woken = Block(waiter.wait, drawn.ends);
     count = CollectEvents(epoll, events, events_max);
     if (count > 0 || !woken || waiter.wait.interrupted) break;
     waiter.wait.sleeper.woken = false;  // For nothing: it was no event any more.
   }
   waiter.Unlink();
-  StallAfterWait();
+  EndWait(drawn);
   return count;
 }
 

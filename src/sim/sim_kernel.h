@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "base/intrusive_list.h"
+#include "sim/delays.h"
 #include "sim/epoll.h"
 #include "sim/faults.h"
 #include "sim/file.h"
@@ -51,6 +52,7 @@ struct World {
   Names names;
   std::uint64_t completions = 0;  // Of rings and of epoll alike.
   unsigned giving_way = 0;        // Processes in the middle of a call: SimKernel::GiveWay.
+  Delays stalls;                  // Of the clock: nobody ran.
 };
 
 class SimKernel final : public Kernel {
@@ -73,6 +75,10 @@ class SimKernel final : public Kernel {
   [[nodiscard]] std::uint64_t waits_in_vain() const noexcept { return waits_in_vain_; }
   // RLIMIT_NOFILE.
   void SetDescriptorLimit(std::size_t limit) noexcept { descriptor_limit_ = limit; }
+  // How much of the time between the two, the second not after now, it could have run in: it was not
+  // frozen, no wait was late (kLateTimer), the clock did not stall. With `told`: and everything that
+  // had happened had been told (Host::held_back).
+  [[nodiscard]] Duration RunningTime(Instant from, Instant until, bool told) const;
   // False: io_uring_setup says what `error` (-errno) says, or EPERM (seccomp) where that is 0.
   void SetRings(bool allowed, int error) noexcept {
     rings_allowed_ = allowed;
@@ -93,7 +99,7 @@ class SimKernel final : public Kernel {
   [[nodiscard]] bool dead() const noexcept { return dead_; }
   // SIGSTOP and SIGCONT: the process does not come back from a call that gives way, while the host
   // goes on. Death ends it, too.
-  void Freeze() noexcept { frozen_ = true; }
+  void Freeze() noexcept;
   void Thaw();
   // What StartThread started and has not ended; it knows this kernel.
   [[nodiscard]] std::size_t threads() const noexcept { return threads_; }
@@ -105,11 +111,15 @@ class SimKernel final : public Kernel {
     bool interrupted = false;  // By Interrupt or Die.
   };
   bool Block(Wait& wait, Instant deadline);
-  // What strikes a wait of either dialect. The deadline that a wait really has (kLateTimer), and,
-  // at its end, the time that the process was stopped for (kClock).
-  [[nodiscard]] Instant DrawDeadline(Duration timeout);
-  void StallAfterWait();
-  // At the begin of a wait that may sleep; and whenever something useful was done.
+  // What strikes a wait of either dialect: the deadline that it really has (kLateTimer), and, at its
+  // end, the time that the process was stopped for (kClock).
+  struct Timeout {
+    Instant due;   // What it asked for,
+    Instant ends;  // and gets.
+  };
+  [[nodiscard]] Timeout DrawTimeout(Duration timeout);
+  void EndWait(const Timeout& timeout);
+  // At the begin of a wait, also of one that will not sleep; and whenever something useful was done.
   void NoteWait() noexcept {
     if (++fruitless_waits_ >= 4) ++waits_in_vain_;
   }
@@ -131,7 +141,6 @@ class SimKernel final : public Kernel {
 
   // Null when it is not open.
   [[nodiscard]] std::shared_ptr<File> Find(int fd) const;
-  [[nodiscard]] std::shared_ptr<SocketFile> FindSocket(int fd) const;
   // The descriptor, or -EMFILE.
   [[nodiscard]] int Install(std::shared_ptr<File> file);
 
@@ -244,8 +253,12 @@ class SimKernel final : public Kernel {
   std::uint32_t fruitless_waits_ = 0;  // In a row.
   std::uint64_t waits_in_vain_ = 0;
 
+  Delays stops_;                 // Frozen, or in a wait that was late.
+  Instant late_since_ = kNever;  // The wait that it is in should have ended.
+
   std::size_t threads_ = 0;
   bool frozen_ = false;
+  Instant frozen_at_{};
   bool dead_ = false;
   Duration dead_time_{0};  // What the waits of the dead have let pass.
   std::uint32_t dead_waits_ = 0;

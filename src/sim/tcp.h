@@ -57,10 +57,9 @@ class TcpStack {
   void SetMemoryLimit(std::size_t bytes_per_socket) noexcept { memory_limit_ = bytes_per_socket; }
   [[nodiscard]] std::size_t memory_limit() const noexcept { return memory_limit_; }
 
-  // ss -K: every connection here whose peer is (or is at) this address, or all of them, is
-  // destroyed with ECONNABORTED. How many.
+  // ss -K: every connection here whose peer is (or is at) this address is destroyed with
+  // ECONNABORTED. How many.
   std::size_t Abort(const SocketAddress& peer);
-  std::size_t AbortAll();
 
   // Handshakes that were begun here, by sockets that are still open, and are not over.
   [[nodiscard]] std::size_t connecting() const;

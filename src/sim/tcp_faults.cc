@@ -134,6 +134,7 @@ int TcpConnection::StrikeCall(bool sends) {
     const Duration storm = Draw(faults(), 0, 5) + Duration(std::chrono::microseconds(1));
     storm_until_ = SaturatingAdd(now(), storm);
     WakeLater(storm, EPOLLIN | EPOLLOUT);
+    stack_.host().NoteHeldBack(storm);
     return -EAGAIN;
   }
   if (faults().Strikes(Fault::kNoMemory)) {

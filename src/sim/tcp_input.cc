@@ -91,7 +91,7 @@ void TcpConnection::ArriveInSynSent(Segment& segment) {
     snd_wl1_ = segment.seq;
     if (!OnAck(segment)) return;
     snd_wnd_ = max_window_ = peer_window_ = segment.window;
-    record_ = network().NewRecord(opener_, stack_.host(), tuple_);
+    record_ = network().NewRecord(opener_, tuple_);
     Establish();
     SendAck();
     WakeAll();
@@ -147,7 +147,7 @@ void TcpConnection::ArriveInSynReceived(Segment& segment) {
   } else {
     if (!OnAck(segment)) return;
     snd_wnd_ = peer_window_ = segment.window;
-    record_ = network().NewRecord(opener_, stack_.host(), tuple_);
+    record_ = network().NewRecord(opener_, tuple_);
     Establish();
     WakeAll();
     if ((shutdown_ & kSendShutdown) != 0) CloseWriteSide();
@@ -224,7 +224,10 @@ void TcpConnection::OnData(Segment& segment) {
   rcv_nxt_ += size;
   bytes_received_ += size;
   last_received_ = now();
-  if (record_ != nullptr) record_->received_by_kernel[side_] += size;
+  if (record_ != nullptr) {
+    record_->received_by_kernel[side_] += size;
+    record_->readable[side_] += size;
+  }
   receive_.Append(std::move(segment.payload));
   segment.payload = std::string();
   Wake(EPOLLIN);
@@ -279,12 +282,16 @@ bool TcpConnection::OnAck(const Segment& segment) {
   soft_error_ = 0;
   probes_ = 0;
   last_ack_ = now();
+  if (record_ != nullptr) record_->last_ack_at[side_] = last_ack_;
   const std::uint64_t acked = segment.ack - snd_una_;
   if (acked > 0) {
     const auto data = static_cast<std::size_t>(std::min<std::uint64_t>(acked, send_.size()));
     if (data > 0) send_.Pop(data);
     snd_una_ = segment.ack;
     bytes_acked_ += acked;
+    if (record_ != nullptr) {
+      record_->acked[side_] = std::min(snd_una_ - (iss_ + 1), record_->sent[side_]);  // No FIN.
+    }
     retransmits_ = timeouts_ = 0;
     backoff_ = 0;
     if (timed_seq_ != 0 && snd_una_ >= timed_seq_) {

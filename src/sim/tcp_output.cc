@@ -64,6 +64,7 @@ void TcpConnection::Output() {
     if (!left) break;
     if (snd_nxt_ == snd_una_) head_sent_at_ = now();
     snd_nxt_ += size + (fin ? 1 : 0);
+    if (record_ != nullptr) record_->transmitted[side_] += size;
     if (timed_seq_ == 0) {
       timed_seq_ = snd_nxt_;
       timed_at_ = now();

@@ -119,20 +119,6 @@ std::size_t TcpStack::connecting() const {
                     [](const auto& entry) { return entry.second->state() == TcpState::kSynSent; }));
 }
 
-std::size_t TcpStack::AbortAll() {
-  std::vector<std::shared_ptr<TcpConnection>> found;
-  for (auto& [number, port] : ports_) {
-    for (TcpConnection& connection : port.owners) {
-      if (connection.alive() && connection.state() != TcpState::kListen) {
-        found.push_back(connection.shared_from_this());
-      }
-    }
-  }
-  for (const auto& connection : found) connection->Abort();
-  host_.network().DrainLocal();
-  return found.size();
-}
-
 void TcpStack::Clear() {
   time_waits_.clear();
   time_wait_order_.clear();

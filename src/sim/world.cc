@@ -438,8 +438,7 @@ void SimWorld::SetPath(SimHost& a, SimHost& b, const SimPath& path) {
 
 void SimWorld::PartitionOneWay(SimHost& from, SimHost& to, SimWall wall) {
   state_->CheckOutside();
-  state_->Tell("partition ", from.name(), " -> ", to.name());
-  state_->path(from, to).policy = ToPolicy(wall);
+  state_->world.network.SetPolicy(from.state_->host, to.state_->host, ToPolicy(wall));
 }
 
 void SimWorld::Partition(SimHost& a, SimHost& b, SimWall wall) {
@@ -449,9 +448,7 @@ void SimWorld::Partition(SimHost& a, SimHost& b, SimWall wall) {
 
 void SimWorld::Heal(SimHost& a, SimHost& b) {
   state_->CheckOutside();
-  state_->Tell("heal ", a.name(), " - ", b.name());
-  state_->path(a, b).policy = Path::Policy::kForward;
-  state_->path(b, a).policy = Path::Policy::kForward;
+  state_->world.network.Heal(a.state_->host, b.state_->host);
 }
 
 void SimWorld::Heal() {

@@ -72,7 +72,8 @@ void LinkUser::Make(bool start) {
   Destroy();
   make_timer_.Cancel();
   stop_ = std::stop_source();
-  stop_asked_ = close_untold_ = false;
+  stop_asked_ = false;
+  close_untold_.reset();
   auto options = std::make_shared<LinkOptions>(LinkOptions{
       .endpoints = plan_.options.endpoints,
       .backoff = plan_.options.backoff,
@@ -96,15 +97,15 @@ void LinkUser::Make(bool start) {
   Incarnation& made = client_.incarnations_.emplace_back();
   made.client = client_.number_;
   made.checker = std::make_unique<swarm::LinkChecker>(
-      Concat("link ", index_), *options,
+      Concat("link ", index_), *options, *stage_.oracles[client_.number_],
       [this_stage = &stage_](const std::string& violation) { this_stage->Violate(violation); });
   checker_ = made.checker.get();
 
   // Each callback knows its own checker: after a Make in one of them another link has come.
   swarm::LinkChecker& checker = *checker_;
-  options->on_dial = [this, &checker](Link&, std::uint32_t attempt, std::string_view) {
+  options->on_dial = [this, &checker](Link&, std::uint32_t attempt, std::string_view endpoint) {
     Enter(checker, Where::kDial);
-    checker.OnDial(Now(), attempt);
+    checker.OnDial(Now(), attempt, endpoint);
     Leave(Where::kDial);
   };
   options->on_up = [this, &checker](Link& link) {
@@ -193,8 +194,14 @@ void LinkUser::Close() {
   closing_ = true;
   make_timer_.Cancel();
   if (link_ == nullptr) return;
-  checker_->OnClose(Now());
+  checker_->OnClose(Now(), plan_.options.drain);
   link_->Close();
+}
+
+void LinkUser::CheckOverdue() {
+  if (link_ == nullptr) return;
+  NoteStopToken(*checker_);
+  checker_->CheckOverdue(stage_.world.Now());
 }
 
 void LinkUser::Send(std::uint8_t amount) {
@@ -257,11 +264,17 @@ void LinkUser::Perform(const Deed& deed, Where where) {
     case Act::kSend:
       return Send(deed.amount);
     case Act::kClose:
-    case Act::kCloseNow:
+    case Act::kCloseNow: {
+      const Duration drain = deed.act == Act::kClose ? plan_.options.drain : Duration::zero();
       // The callback that on_state announces is already decided, and comes.
-      close_untold_ = in_state_;
-      if (!close_untold_) checker_->OnClose(Now());
-      return deed.act == Act::kClose ? link_->Close() : link_->Close(Duration::zero());
+      if (!in_state_) {
+        checker_->OnClose(Now(), drain);
+      } else if (!close_untold_.has_value()) {
+        close_untold_ = drain;
+        checker_->OnCloseAsked(ClosedReason::kUser);
+      }
+      return link_->Close(drain);
+    }
     case Act::kDrop: {
       constexpr Error kErrors[] = {Error::Protocol(), Error::Deadline(Operation::kUser),
                                    Error::Deadline(Operation::kHeartbeat)};
@@ -285,6 +298,7 @@ void LinkUser::Perform(const Deed& deed, Where where) {
       return Start();
     case Act::kStopToken:
       stop_asked_ = true;
+      checker_->OnCloseAsked(ClosedReason::kStop);
       stop_.request_stop();
       return;
     default:
@@ -296,16 +310,20 @@ void LinkUser::Perform(const Deed& deed, Where where) {
 void LinkUser::NoteStopToken(swarm::LinkChecker& checker) {
   if (!stop_asked_ || link_ == nullptr || &checker != checker_) return;
   const LinkState state = link_->state();
-  if (state == LinkState::kDraining || state == LinkState::kClosed) checker.OnClose(Now());
+  if (state == LinkState::kDraining) {
+    checker.OnClose(Now(), plan_.options.drain, ClosedReason::kStop);
+  }
 }
 
 void LinkUser::TellClose() {
-  if (std::exchange(close_untold_, false)) checker_->OnClose(Now());
+  if (!close_untold_.has_value()) return;
+  checker_->OnClose(Now(), *close_untold_);
+  close_untold_.reset();
 }
 
 void LinkUser::Enter(swarm::LinkChecker& checker, Where where) {
   stage_.SawLink(std::exchange(last_where_, where), where);
-  checker.SetAllowances(stage_.AllowancesOf(client_.reactor()));
+  stage_.loops[client_.number_]->OnCallback();
   if (where == Where::kClosed) TellClose();
   NoteStopToken(checker);
 }
@@ -368,26 +386,25 @@ void Client::Arm(std::size_t index, std::uint8_t amount) {
 void Client::OnTimer(std::size_t index) {
   const Instant now = reactor_.Now();
   const Instant due = std::exchange(slots_[index].due, kNever);
-  const Duration late = stage_.AllowancesOf(reactor_).loop;
+  stage_.loops[number_]->OnCallback();
   if (due == kNever) {
     stage_.Violate(Concat("timer ", index, " fired although it was not armed"));
   } else if (now < due) {
     stage_.Violate(Concat("timer ", index, " fired ", (due - now).count(), " ns early"));
-  } else if (now > due + late) {
-    stage_.Violate(Concat("timer ", index, " fired ", (now - due).count(), " ns late"));
+  } else if (const Duration late = stage_.oracles[number_]->Unexplained(due, now, false);
+             late > Duration::zero()) {
+    stage_.Violate(Concat("timer ", index, " fired ", (now - due).count(),
+                          " ns late, and nothing explains ", late.count(), " of it"));
   }
   CarryOut(Where::kTimer);
 }
 
 void Client::Post() {
-  reactor_.Post([self = std::weak_ptr(self_), number = ++posted_] {
-    const std::shared_ptr<Client*> alive = self.lock();
-    if (alive == nullptr) return;
-    Client& client = **alive;
-    if (number != ++client.posts_run_) {
-      client.stage_.Violate(Concat("post ", number, " ran as number ", client.posts_run_));
+  reactor_.Post([this, number = ++posted_] {
+    if (number != ++posts_run_) {
+      stage_.Violate(Concat("post ", number, " ran as number ", posts_run_));
     }
-    client.CarryOut(Where::kPost);
+    CarryOut(Where::kPost);
   });
 }
 

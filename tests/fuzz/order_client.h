@@ -56,6 +56,8 @@ class LinkUser {
   void Settle();
   // For good.
   void Close();
+  // While its loop runs: is anything that it waits for overdue?
+  void CheckOverdue();
   void Destroy();
 
  private:
@@ -79,8 +81,8 @@ class LinkUser {
   std::unique_ptr<Link> link_;
   std::stop_source stop_;
   bool stop_asked_ = false;
-  bool in_state_ = false;      // In on_state.
-  bool close_untold_ = false;  // The checker does not know of Close yet.
+  bool in_state_ = false;                 // In on_state.
+  std::optional<Duration> close_untold_;  // The drain of a Close that the checker does not know of.
   Timer make_timer_;
   Verdict verdict_ = Verdict::kByClass;
   Where last_where_ = Where::kClosed;
@@ -133,8 +135,6 @@ class Client {
   std::uint64_t posted_ = 0;
   std::uint64_t posts_run_ = 0;
   bool stopped_ = false;
-  // What was posted and did not run before the end of the process may run behind it (world.cc).
-  std::shared_ptr<Client*> self_ = std::make_shared<Client*>(this);
 };
 
 }  // namespace holdfast::fuzz

@@ -197,6 +197,7 @@ void Server::PerformOnSession(const ServerDeed& deed, Session& session) {
 }
 
 void Server::Leave(ServerWhere where, Session* session) {
+  stage_.loops[stage_.servers_begin + number_]->OnCallback();
   if (session != nullptr) {
     stage_.SawSession(std::exchange(session->last_where, where), where);
   }

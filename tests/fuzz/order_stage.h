@@ -17,7 +17,9 @@
 #include <holdfast/sim.h>
 #include "fuzz/order_input.h"
 #include "sim/sim_kernel.h"
+#include "swarm/host_oracle.h"
 #include "swarm/link_checker.h"
+#include "swarm/loop_checker.h"
 
 namespace holdfast::fuzz {
 
@@ -165,10 +167,6 @@ class Stage {
     if (inner.trace.told()) inner.trace.Tell(world.Now(), who, Concat(parts...));
   }
   [[nodiscard]] std::uint64_t hits(Fault fault) const { return inner.faults.hits(fault); }
-  // How late the loop of `reactor`, and a last completion, may have been: not at all before something
-  // that makes them late has struck.
-  [[nodiscard]] swarm::LinkChecker::Allowances AllowancesOf(const Reactor& reactor) const;
-
   // That one callback of a link, or of a session, came after another, with the last fault between them.
   void SawLink(Where before, Where now) {
     See((Index(before) * kCallbacks + Index(now)) * kFaultsAndNone + luck.TakeLast());
@@ -185,13 +183,15 @@ class Stage {
   SimWorld& world;
   internal::sim::World& inner;
   Luck luck;
-  bool disturbed = true;  // Plans are carried out, servers misbehave.
-  bool frozen = false;    // Somebody was, for so long at most.
-  Duration freeze_max{0};
+  bool disturbed = true;               // Plans are carried out, servers misbehave.
+  bool frozen = false;                 // Somebody was.
   std::size_t bytes_left = 512 << 10;  // That users may still send.
   std::vector<Plan> plans;
   std::vector<ServerPlan> server_plans;
   std::vector<std::string> violations;
+  std::vector<std::unique_ptr<swarm::HostOracle>> oracles;  // Of clients, then of servers.
+  std::vector<std::unique_ptr<swarm::LoopChecker>> loops;   // The same.
+  std::size_t servers_begin = 0;
 
  private:
   template <typename Enum>

@@ -238,9 +238,7 @@ class OrderWorld {
   // A host and what we know of it.
   struct Machine {
     SimHost* host = nullptr;
-    std::unique_ptr<swarm::LoopChecker> checker = nullptr;
     bool frozen = false;
-    Instant frozen_from{};
   };
   struct ThreadPost {
     OrderWorld* world;
@@ -254,6 +252,7 @@ class OrderWorld {
 
   [[nodiscard]] bool IsClient(std::size_t machine) const { return machine < header_.clients; }
   [[nodiscard]] bool Stopped(std::size_t machine) const;
+  void NoteRun();
   void Run(Duration duration);
   void RunInstants(unsigned count);
   void PassTime(std::uint8_t byte);
@@ -264,13 +263,11 @@ class OrderWorld {
   void RaiseWall(const Command& command);
   void Name(std::uint8_t server, std::uint8_t how);
   void PostFromThread(std::size_t machine, const Deed& deed);
-  [[nodiscard]] std::uint64_t HitsOfAll() const;
-  void CheckSpin();
+  void CheckLoops();
   void CheckSingleDial();
   void HealAll();
   [[nodiscard]] bool AllUp() const;
   [[nodiscard]] bool AllEnded() const;
-  [[nodiscard]] const ConnectionRecord* FindRecord(const SocketAddress& opener, Instant by) const;
   void CheckTruth();
 
   OrderInput input_;
@@ -286,8 +283,6 @@ class OrderWorld {
   Stage stage_;
   swarm::FailingNew failing_new_;
   std::vector<Machine> machines_;  // Clients, then servers.
-  std::uint64_t runs_ = 0;         // Of the world: each wakes everybody once.
-  std::uint64_t reasons_ = 0;      // For waking, when spinning was looked for.
 };
 
 SimOptions OrderWorld::ToSimOptions(const Header& header, OrderOptions& options) {
@@ -327,10 +322,13 @@ OrderWorld::OrderWorld(std::span<const std::uint8_t> bytes, OrderOptions options
   for (std::uint32_t i = 0; i < header_.servers; ++i) {
     machines_.push_back({.host = &world_.AddHost(Concat("server-", i, ".test"))});
   }
-  for (Machine& machine : machines_) {
-    machine.checker = std::make_unique<swarm::LoopChecker>(
-        *machine.host, [this](const std::string& violation) { stage_.Violate(violation); });
-    machine.checker->OnStart(world_.Now());
+  stage_.servers_begin = header_.clients;
+  for (const Machine& machine : machines_) {
+    stage_.oracles.push_back(std::make_unique<swarm::HostOracle>(stage_.inner, *machine.host));
+    stage_.loops.push_back(std::make_unique<swarm::LoopChecker>(
+        *machine.host, header_.links,
+        [this](const std::string& violation) { stage_.Violate(violation); }));
+    stage_.loops.back()->OnStart(world_.Now());
   }
 }
 
@@ -342,8 +340,13 @@ bool OrderWorld::Stopped(std::size_t machine) const {
 
 // --- Time.
 
+// Each run of the world wakes everybody once.
+void OrderWorld::NoteRun() {
+  for (const auto& loop : stage_.loops) loop->OnCallback();
+}
+
 void OrderWorld::Run(Duration duration) {
-  ++runs_;
+  NoteRun();
   world_.RunFor(duration);
 }
 
@@ -437,7 +440,6 @@ void OrderWorld::Obey(const Command& command) {
       if (!host.running() || machines_[machine].frozen) return;
       stage_.frozen = true;
       machines_[machine].frozen = true;
-      machines_[machine].frozen_from = world_.Now();
       return host.Freeze();
     case Code::kName:
       return Name(server_of(operand[0]), operand[1]);
@@ -454,20 +456,12 @@ void OrderWorld::Obey(const Command& command) {
 void OrderWorld::Start(std::size_t machine) {
   machines_[machine].frozen = false;
   machines_[machine].host->Restart();
-  machines_[machine].checker->OnStart(world_.Now());
+  stage_.loops[machine]->OnStart(world_.Now());
 }
 
 void OrderWorld::Thaw(std::size_t machine) {
   Machine& thawed = machines_[machine];
   if (!std::exchange(thawed.frozen, false)) return;
-  const Instant now = world_.Now();
-  stage_.freeze_max = std::max(stage_.freeze_max, now - thawed.frozen_from);
-  // Where the clock stalls as well, the one fresh lease may have been granted for that.
-  const bool stalls = stage_.hits(Fault::kClock) > 0 || stage_.hits(Fault::kLateTimer) > 0;
-  for (const Incarnation& incarnation : incarnations_) {
-    if (incarnation.client != machine || stalls) continue;
-    incarnation.checker->OnFrozen(thawed.frozen_from, now);
-  }
   if (thawed.host->running()) thawed.host->Thaw();
 }
 
@@ -555,9 +549,10 @@ void OrderWorld::PostFromThread(std::size_t machine, const Deed& deed) {
         mine.posted = schedule.now();
         mine.reactor->Post([&mine, &world] {
           Client* const client = world.clients_[mine.machine];
-          if (client == nullptr) return;  // It runs behind the end of its process (world.cc).
-          const Duration late = world.stage_.inner.schedule.now() - mine.posted;
-          if (late > world.stage_.AllowancesOf(*mine.reactor).loop) {
+          const Duration late = world.stage_.oracles[mine.machine]->Unexplained(
+              mine.posted, world.stage_.inner.schedule.now(), true);
+          world.stage_.loops[mine.machine]->OnCallback();
+          if (late > Duration::zero()) {
             world.stage_.Violate(
                 Concat("a post from another thread waited for ", late.count(), " ns"));
           }
@@ -569,20 +564,12 @@ void OrderWorld::PostFromThread(std::size_t machine, const Deed& deed) {
 
 // --- The end.
 
-std::uint64_t OrderWorld::HitsOfAll() const {
-  std::uint64_t hits = 0;
-  for (std::size_t i = 0; i < internal::sim::kFaultKinds; ++i) {
-    hits += stage_.hits(static_cast<Fault>(i));
+void OrderWorld::CheckLoops() {
+  for (const auto& loop : stage_.loops) loop->Check(world_.Now());
+  for (std::size_t i = 0; i < header_.clients; ++i) {
+    if (Stopped(i)) continue;
+    for (const auto& user : clients_[i]->users()) user->CheckOverdue();
   }
-  return hits;
-}
-
-void OrderWorld::CheckSpin() {
-  const std::uint64_t reasons = HitsOfAll() + runs_;
-  for (Machine& machine : machines_) {
-    machine.checker->CheckSpin(world_.Now(), reasons - reasons_);
-  }
-  reasons_ = reasons;
 }
 
 // A link has one handshake in flight at most: what it gave up is gone, but for a cancel that comes late, and
@@ -642,35 +629,17 @@ bool OrderWorld::AllEnded() const {
   });
 }
 
-// The last connection that this address had opened by then.
-const ConnectionRecord* OrderWorld::FindRecord(const SocketAddress& opener, Instant by) const {
-  const ConnectionRecord* found = nullptr;
-  for (const auto& record : stage_.inner.network.records()) {
-    if (record->opener == opener && record->opened_at <= by) found = record.get();
-  }
-  return found;
-}
-
 // Each session that a link, or a stream, told of, beside what the network knows of the same connection.
 void OrderWorld::CheckTruth() {
   for (const Incarnation& incarnation : incarnations_) {
-    for (const swarm::LinkChecker::Session& session : incarnation.checker->sessions()) {
-      const ConnectionRecord* const record = FindRecord(session.local, session.up);
-      if (record == nullptr) {
-        stage_.Violate(
-            Concat("a session from ", session.local.ToString(), " that the network does not know"));
-        continue;
-      }
-      incarnation.checker->CheckTruth(session, {.received = record->received_by_kernel[1],
-                                                .fin_at = record->fin_at[0],
-                                                .reset_at = record->reset_at[0]});
-    }
+    incarnation.checker->CheckSessions();
     result_.ups += incarnation.checker->ups();
     result_.downs += incarnation.checker->downs();
     result_.messages += incarnation.checker->messages();
   }
   for (const Delivery& delivery : deliveries_) {
-    const ConnectionRecord* const record = FindRecord(delivery.peer, delivery.accepted);
+    const ConnectionRecord* const record =
+        stage_.inner.network.RecordOpenedFrom(delivery.peer, delivery.accepted);
     if (record == nullptr) continue;  // From this host, or by the hand of a fault.
     if (delivery.delivered && delivery.sent > record->received_by_kernel[0]) {
       stage_.Violate(Concat("a stream calls ", delivery.sent, " bytes delivered, of which ",
@@ -714,19 +683,20 @@ OrderResult OrderWorld::Play() {
     if (!command.has_value()) break;
     if (command->is_time) {
       PassTime(command->code);
+      CheckLoops();
       CheckSingleDial();
     } else {
       Obey(*command);
     }
   }
 
-  CheckSpin();
+  CheckLoops();
   HealAll();
   Duration bound{0};
   for (Client* client : clients_) {
     for (const auto& user : client->users()) bound = std::max(bound, user->bound());
   }
-  ++runs_;
+  NoteRun();
   if (!world_.RunUntil([this] { return AllUp(); }, bound)) {
     for (Client* client : clients_) {
       for (const auto& user : client->users()) {
@@ -736,24 +706,24 @@ OrderResult OrderWorld::Play() {
       }
     }
   }
-  CheckSpin();
+  CheckLoops();
   for (Client* client : clients_) {
     for (const auto& user : client->users()) user->Close();
   }
-  ++runs_;
+  NoteRun();
   if (!world_.RunUntil([this] { return AllEnded(); }, 30s)) {
     stage_.Violate("not every link has closed 30 s after Close");
   }
   // Whatever was given up has had the time to arrive all the same.
   Run(60s);
-  CheckSpin();
+  CheckLoops();
   for (Client* client : clients_) client->CheckNoneLost();
   for (Client* client : clients_) {
     for (const auto& user : client->users()) user->Destroy();
   }
   for (Server* server : servers_) server->Destroy();
   Run(1s);
-  for (Machine& machine : machines_) machine.checker->CheckAtEase();
+  for (const auto& loop : stage_.loops) loop->CheckAtEase();
   CheckTruth();
 
   result_.hash = world_.hash();
@@ -767,23 +737,6 @@ OrderResult OrderWorld::Play() {
 }
 
 }  // namespace
-
-// What the kernel's faults may add after the reactor has looked at its clock (sim_calls.cc: a stall of up to
-// 2.048 s, a wait that is 20 ms late) and before a last completion is told (ring_submit.cc: 100 ms). A process
-// that was frozen reads before its timers tell how late they are.
-swarm::LinkChecker::Allowances Stage::AllowancesOf(const Reactor& reactor) const {
-  swarm::LinkChecker::Allowances allowances;
-  allowances.handshake = hits(Fault::kSoftIcmpWhileOwned) > 0;
-  allowances.loop += 2100ms * std::min<std::uint64_t>(hits(Fault::kClock), 10);
-  if (hits(Fault::kLateTimer) > 0) allowances.loop += 20ms;
-  if (hits(Fault::kCompletionOrder) > 0) allowances.loop += 20ms;
-  if (hits(Fault::kCompletionAfterClose) > 0) allowances.loop += 100ms;
-  if (allowances.loop > Duration::zero() || frozen) {
-    allowances.loop += reactor.stats().timer_lateness_max + freeze_max;
-    allowances.completion = 200ms;
-  }
-  return allowances;
-}
 
 OrderResult PlayOrder(std::span<const std::uint8_t> bytes, OrderOptions options) {
   return OrderWorld(bytes, std::move(options)).Play();

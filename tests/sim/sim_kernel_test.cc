@@ -187,11 +187,12 @@ TEST_F(SimKernelTest, WithoutADescriptorAConnectionStaysQueued) {
   Run(1s);
   server.SetDescriptorLimit(1);
   EXPECT_EQ(server.Accept4(listener, nullptr, nullptr, SOCK_CLOEXEC), -EMFILE);
+  EXPECT_EQ(world_.faults.hits(Fault::kAcceptLimit), 1U);  // By a limit, too.
   server.SetDescriptorLimit(2);
   world_.faults.SetRate(Fault::kAcceptLimit, 65536);
   const int refused = server.Accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
   EXPECT_TRUE(refused == -EMFILE || refused == -ENFILE) << refused;
-  EXPECT_EQ(world_.faults.hits(Fault::kAcceptLimit), 1U);
+  EXPECT_EQ(world_.faults.hits(Fault::kAcceptLimit), 2U);
   world_.faults.SetEnabled(false);
   Ipv4 peer;
   EXPECT_GE(server.Accept4(listener, peer.get(), &peer.size, SOCK_CLOEXEC), 0);

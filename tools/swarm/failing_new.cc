@@ -18,7 +18,10 @@ FailingNew::~FailingNew() { asked = nullptr; }
 
 }  // namespace holdfast::swarm
 
-// Replaces the library's own, which would call the plain operator as well.
+// Replace the library's own, which would call the plain operators as well.
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   return holdfast::swarm::Fails() ? nullptr : ::operator new(size);
+}
+void* operator new[](std::size_t size, const std::nothrow_t&) noexcept {
+  return holdfast::swarm::Fails() ? nullptr : ::operator new[](size);
 }

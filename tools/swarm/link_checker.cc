@@ -5,10 +5,15 @@
 #include <chrono>
 #include <utility>
 
+#include <holdfast/endpoint.h>
+
 namespace holdfast::swarm {
 namespace {
 
 using namespace std::chrono_literals;  // NOLINT: the literals only.
+
+// Of a connection that is short of memory (net/connection.cc).
+constexpr Duration kPauseMax = 100ms;
 
 __extension__ using Wide = unsigned __int128;
 
@@ -51,8 +56,9 @@ Bounds WaitBounds(const BackoffOptions& options, const Error& error, std::uint32
 
 }  // namespace
 
-LinkChecker::LinkChecker(std::string name, const LinkOptions& options, Report report)
-    : name_(std::move(name)), options_(options), report_(std::move(report)) {}
+LinkChecker::LinkChecker(std::string name, const LinkOptions& options, const Oracle& oracle,
+                         Report report)
+    : name_(std::move(name)), options_(options), oracle_(oracle), report_(std::move(report)) {}
 
 void LinkChecker::Fail(Instant now, const std::string& what) {
   report_("at " + std::to_string(now.time_since_epoch().count()) + " ns, " + name_ + ": " + what);
@@ -63,20 +69,18 @@ void LinkChecker::CheckAlive(Instant now, const char* callback) {
   if (state_ == State::kClosed) Fail(now, std::string(callback) + " after on_closed");
 }
 
-void LinkChecker::OnFrozen(Instant from, Instant until) {
-  ++freezes_;
-  frozen_from_ = from;
-  frozen_until_ = until;
+void LinkChecker::CheckDue(Instant due, Instant now, bool told, const char* what) {
+  if (now <= due) return;
+  const Duration late = oracle_.Unexplained(due, now, told);
+  if (late == Duration::zero()) return;
+  Fail(now, std::string(what) + " was due " + Text(now - due) + " ago, and nothing explains " +
+                Text(late) + " of it");
 }
-
-Duration LinkChecker::Lateness() const { return allowances_.loop; }
-
-Duration LinkChecker::WaitMax() const { return options_.backoff.max * 4; }
 
 // --- Calls of the user.
 
 void LinkChecker::OnStart(Instant now) {
-  if (state_ != State::kIdle) return;
+  if (state_ != State::kIdle || closing_) return;
   state_ = State::kBetween;
   dial_due_ = now;
 }
@@ -88,89 +92,118 @@ void LinkChecker::OnSent(Instant now, std::uint64_t sequence, std::uint64_t begi
   }
   if (state_ != State::kUp) Fail(now, "a message was taken while the link is not up");
   if (messages_.empty()) first_sequence_ = sequence;
-  messages_.push_back({begin, begin + size});
+  messages_.push_back({begin, begin + size, now});
   last_sequence_ = sequence;
 }
 
 void LinkChecker::OnMarkHealthy(Instant) {
   if (state_ != State::kUp || closing_ || dropped_.has_value()) return;  // Too late.
   marked_ = true;
-  attempt_ = failures_ = 0;
+  BeHealthy();
 }
 
-void LinkChecker::OnRetryNow(Instant) { cut_short_ = true; }
+void LinkChecker::BeHealthy() {
+  attempt_ = failures_ = protocol_errors_ = 0;
+  unhealthy_since_.reset();
+}
+
+void LinkChecker::OnRetryNow(Instant now) {
+  if (state_ == State::kBetween && !closing_) dial_due_ = std::min(dial_due_, now);
+}
 
 void LinkChecker::OnDrop(Instant, const Error& error) {
   if (state_ == State::kUp && !closing_ && !dropped_.has_value()) dropped_ = error;
 }
 
-void LinkChecker::OnClose(Instant now) {
-  if (!closing_) closed_at_ = now;
+void LinkChecker::OnClose(Instant now, Duration drain, ClosedReason reason) {
+  if (closing_ || state_ == State::kEnding || state_ == State::kClosed) return;
   closing_ = true;
+  close_reason_ = reason;
+  closed_at_ = now;
+  closed_due_ = state_ == State::kUp ? SaturatingAdd(now, drain) : now;
 }
 
-// --- Callbacks.
+// --- Dialing.
 
-void LinkChecker::OnDial(Instant now, std::uint32_t attempt) {
+void LinkChecker::OnDial(Instant now, std::uint32_t attempt, std::string_view endpoint) {
   CheckAlive(now, "on_dial");
   if (state_ != State::kBetween) Fail(now, "on_dial while an attempt or a session is on");
   if (closing_) Fail(now, "on_dial after Close");
   if (attempt != attempt_ + 1) {
     Fail(now, "attempt " + std::to_string(attempt) + " after " + std::to_string(attempt_));
   }
-  if (dial_due_.has_value() && !cut_short_) {
-    if (now < *dial_due_) Fail(now, "dialed " + Text(*dial_due_ - now) + " early");
-    if (now > *dial_due_ + Lateness()) Fail(now, "dialed " + Text(now - *dial_due_) + " late");
-  }
+  if (now < dial_due_) Fail(now, "dialed " + Text(dial_due_ - now) + " early");
+  CheckDue(dial_due_, now, false, "the dial");
   attempt_ = attempt;
-  cut_short_ = false;
-  dial_due_.reset();
+  if (!unhealthy_since_.has_value()) unhealthy_since_ = now;
+  dial_due_ = kNever;
   dialed_ = now;
+  const absl::StatusOr<Endpoint> parsed = Endpoint::Parse(endpoint);
+  literal_ = parsed.ok() && parsed->literal().has_value();
   state_ = State::kDialing;
+}
+
+void LinkChecker::CheckAttempt(Instant now) {
+  CheckDue(SaturatingAdd(dialed_, options_.attempt_timeout), now, true, "the attempt's end");
+  if (literal_) {
+    CheckDue(SaturatingAdd(dialed_, options_.connect_timeout), now, true, "the connect's end");
+  }
 }
 
 void LinkChecker::OnUp(Instant now, const SocketAddress& local) {
   CheckAlive(now, "on_up");
   if (state_ != State::kDialing) Fail(now, "on_up without an attempt");
   if (closing_) Fail(now, "on_up after Close");
-  if (now - dialed_ > options_.attempt_timeout + Lateness()) {
-    Fail(now, "up " + Text(now - dialed_) + " after the dial, later than attempt_timeout");
-  }
+  CheckAttempt(now);
+  if (!oracle_.Find(local, now).has_value())
+    Fail(now, "up from an address that opened no connection");
   state_ = State::kUp;
   ++ups_;
+  local_ = local;
   up_ = life_ = now;
-  freezes_ = 0;
-  marked_ = garbage_ = false;
+  told_bytes_ = 0;
+  marked_ = garbage_ = proven_ = false;
   dropped_.reset();
   messages_.clear();
   first_sequence_ = 0;
   echoed_ = last_sequence_;
   reader_.Reset();
-  sessions_.push_back({.local = local, .up = now});
 }
 
-// A peer that is judged at all has never been silent for longer than silence_max and what the loop itself was
-// late; a stall of more than a quarter grants one fresh lease.
+// --- A session.
+
+bool LinkChecker::kernel_life() const { return options_.ping.empty() && !options_.on_heartbeat; }
+
+bool LinkChecker::judged() const { return options_.silence_max > Duration::zero(); }
+
+// TCP_INFO tells the age of the last acknowledgement in milliseconds, rounded down.
+Instant LinkChecker::last_life() const {
+  if (!kernel_life()) return life_;
+  const std::optional<Oracle::Truth> truth = oracle_.Find(local_, up_);
+  return truth.has_value() ? std::max(life_, truth->last_ack) : life_;
+}
+
+// A peer that is judged at all has never been silent for longer than silence_max. A stall of more than a
+// quarter of it grants one fresh lease, from its end.
 void LinkChecker::CheckSilence(Instant now) {
-  const bool judged =
-      options_.silence_max > Duration::zero() && (!options_.ping.empty() || options_.on_heartbeat);
-  if (!judged || closing_) return;
-  Duration allowed = options_.silence_max + Lateness() + allowances_.completion;
-  if (Lateness() > options_.silence_max / 4) allowed += options_.silence_max;
-  if (now - life_ > allowed) {
-    Fail(now, "silent for " + Text(now - life_) + ", longer than silence_max");
+  if (!judged()) return;
+  const Instant life = last_life();
+  const Instant due = life + options_.silence_max + (kernel_life() ? 1ms : 0ms);
+  if (now <= due) return;
+  const Duration late = oracle_.Unexplained(due, now, true);
+  // The kernel may have heard something meanwhile, of which the link learns when it is due to ask.
+  const Duration stalled = now - life_ - oracle_.Unexplained(life_, now, true);
+  const bool lease = stalled > options_.silence_max / 4;
+  if (late > (lease ? options_.silence_max : 0ms)) {
+    Fail(now, "silent for " + Text(now - life) + ", and nothing explains " + Text(late));
   }
 }
 
-// A loop that stood still from before any deadline until more than a quarter of silence_max after the last
-// of them grants a fresh lease: the peer was never asked.
-void LinkChecker::CheckStallGuard(Instant now) {
-  const Duration silence = options_.silence_max;
-  if (options_.ping.empty() || freezes_ != 1) return;
-  const bool unasked = frozen_from_ + 1ms < life_ + silence / 2;
-  const bool late = frozen_until_ > life_ + silence + silence / 4 + 1ms;
-  if (unasked && late && now < frozen_until_ + silence) {
-    Fail(now, "called dead " + Text(now - frozen_until_) + " after the loop stood still");
+void LinkChecker::CheckSession(Instant now) {
+  if (closing_ || dropped_.has_value()) return;
+  CheckSilence(now);
+  if (options_.login_timeout > Duration::zero() && !marked_) {
+    CheckDue(SaturatingAdd(up_, options_.login_timeout), now, true, "the login's end");
   }
 }
 
@@ -179,9 +212,9 @@ void LinkChecker::OnData(Instant now, std::span<const std::byte> bytes) {
   if (state_ != State::kUp) Fail(now, "on_data while not up");
   if (bytes.empty()) Fail(now, "on_data without data");
   if (dropped_.has_value()) Fail(now, "on_data after Drop");
-  CheckSilence(now);
+  CheckSession(now);
   life_ = now;
-  freezes_ = 0;
+  told_bytes_ += bytes.size();
   while (!garbage_ && !bytes.empty()) {
     switch (reader_.Read(bytes)) {
       case echo::MessageReader::Found::kGarbage:
@@ -195,12 +228,117 @@ void LinkChecker::OnData(Instant now, std::span<const std::byte> bytes) {
         if (message.sequence != echoed_ + 1 || message.sequence > last_sequence_) {
           Fail(now, "echo " + std::to_string(message.sequence) + " after " +
                         std::to_string(echoed_) + ", sent up to " + std::to_string(last_sequence_));
+          break;
         }
         echoed_ = message.sequence;
+        if (messages_[echoed_ - first_sequence_].sent >= healed_) proven_ = true;
         break;
       }
     }
   }
+}
+
+// --- The end of a session.
+
+// We called it dead.
+void LinkChecker::CheckDeath(Instant now) {
+  const Instant life = last_life();
+  if (now - life >= options_.silence_max) return;
+  // What came while it was being told of, or settled, comes too late.
+  if (kernel_life() && oracle_.Unexplained(life, now, true) == Duration::zero()) return;
+  Fail(now, "called dead " + Text(now - life) + " after its last sign of life");
+}
+
+// Healthy by surviving: the wheel's turn may come late, never early.
+void LinkChecker::CheckHealth(Instant now, const Down& down) {
+  const Instant healthy_at = SaturatingAdd(up_, options_.healthy_after);
+  if (!marked_ && down.attempt == 0 && now < healthy_at) {
+    Fail(now, "healthy " + Text(now - up_) + " after it came up");
+  }
+  if (!marked_ && down.attempt != 0 && !closing_ && now > healthy_at) {
+    CheckDue(healthy_at, now, true, "being healthy");
+  }
+  if (down.attempt == 0) BeHealthy();
+}
+
+void LinkChecker::CheckAccount(Instant now, const Down& down, const Oracle::Truth& truth) {
+  if (down.total() != messages_.size()) {
+    Fail(now, "an account of " + std::to_string(down.total()) + " messages, not " +
+                  std::to_string(messages_.size()));
+    return;
+  }
+  if (!messages_.empty() && down.first_sequence != first_sequence_) {
+    Fail(now, "an account from " + std::to_string(down.first_sequence) + ", not " +
+                  std::to_string(first_sequence_));
+  }
+  const std::uint64_t echoes =
+      messages_.empty() || echoed_ < first_sequence_ ? 0 : echoed_ - first_sequence_ + 1;
+  if (echoes > down.acked + down.in_doubt) Fail(now, "an echo of what was never sent");
+
+  const auto acked = std::count_if(messages_.begin(), messages_.end(), [&](const Message& message) {
+    return message.end <= truth.acked;
+  });
+  const auto unsent =
+      std::count_if(messages_.begin(), messages_.end(),
+                    [&](const Message& message) { return message.begin >= truth.transmitted; });
+  if (!oracle_.ShortOfMemory() && (static_cast<std::uint64_t>(acked) != down.acked ||
+                                   static_cast<std::uint64_t>(unsent) != down.unsent)) {
+    Fail(now, std::to_string(down.acked) + " acked, " + std::to_string(down.in_doubt) +
+                  " in doubt, " + std::to_string(down.unsent) + " unsent of " +
+                  std::to_string(messages_.size()) + ", but its kernel knew " +
+                  std::to_string(acked) + " as acked and never sent " + std::to_string(unsent));
+  }
+  sessions_.push_back(
+      {.local = local_,
+       .up = up_,
+       .acked_end = down.acked > 0 ? messages_[down.acked - 1].end : 0,
+       .unsent_begin = down.unsent > 0 ? messages_[down.acked + down.in_doubt].begin : UINT64_MAX});
+}
+
+void LinkChecker::CheckReason(Instant now, const Down& down, const Oracle::Truth& truth) {
+  const bool eof = down.error.error_class == ErrorClass::kEof;
+  if (eof && truth.fin_at > now) Fail(now, "ended in good order, but no FIN came");
+  if (down.error.code == ECONNRESET && truth.reset_at > now) Fail(now, "reset, but no RST came");
+  if (dropped_.has_value() && !closing_ && down.error.error_class != dropped_->error_class) {
+    Fail(now, "dropped, and down for another reason");
+  }
+  if (closing_ || dropped_.has_value()) return;
+  if (eof && told_bytes_ != truth.received_here) {
+    Fail(now, "ended in good order after " + std::to_string(told_bytes_) + " bytes, but " +
+                  std::to_string(truth.received_here) + " came");
+  }
+  const Instant end = std::min(truth.fin_at, truth.reset_at);
+  if (end != kNever) {
+    CheckDue(end + (oracle_.ShortOfMemory() ? kPauseMax : 0ms), now, true, "the session's end");
+  }
+}
+
+// Close waits until the peer's kernel has everything and the peer has closed, or until the drain is over.
+void LinkChecker::CheckDrain(Instant now, const Down& down, const Oracle::Truth& truth) {
+  if (!closing_ || down.error.error_class != ErrorClass::kCancelled || now >= closed_due_) return;
+  if (down.acked != down.total() || truth.fin_at > now) {
+    Fail(now, "closed " + Text(closed_due_ - now) + " before its drain was over, with " +
+                  std::to_string(down.total() - down.acked) + " messages not acked");
+  }
+}
+
+void LinkChecker::EndSession(Instant now, const Down& down) {
+  ++cycles_;
+  const bool heartbeat = down.error.operation == Operation::kHeartbeat &&
+                         down.error.error_class == ErrorClass::kTimeout;
+  if (heartbeat && !dropped_.has_value()) CheckDeath(now);
+  const bool login = down.error == Error::Deadline(Operation::kUser);
+  if (login && !dropped_.has_value() && now - up_ < options_.login_timeout) {
+    Fail(now, "out of time for the login after " + Text(now - up_));
+  }
+  CheckSession(now);
+  CheckHealth(now, down);
+  if (const std::optional<Oracle::Truth> truth = oracle_.Find(local_, up_); truth.has_value()) {
+    CheckAccount(now, down, *truth);
+    CheckReason(now, down, *truth);
+    CheckDrain(now, down, *truth);
+  }
+  messages_.clear();
 }
 
 void LinkChecker::OnDown(Instant now, const Down& down) {
@@ -211,91 +349,83 @@ void LinkChecker::OnDown(Instant now, const Down& down) {
   if (state_ != State::kUp && state_ != State::kDialing) {
     Fail(now, "on_down without an attempt or a session");
   }
-  // One that had failed when Close was called, and was to be told in the same turn, is told.
-  if (state_ == State::kDialing && closing_ && now > closed_at_ + Lateness()) {
-    Fail(now, "on_down for an attempt that Close ended");
-  }
   if (state_ == State::kUp) {
-    if (down.total() != messages_.size()) {
-      Fail(now, "an account of " + std::to_string(down.total()) + " messages, not " +
-                    std::to_string(messages_.size()));
+    EndSession(now, down);
+  } else {
+    // One that had failed when Close was called, and was to be told in the same turn, is told.
+    if (closing_) CheckDue(closed_at_, now, true, "on_down for an attempt that Close ended");
+    CheckAttempt(now);
+    const bool deadline = down.error.error_class == ErrorClass::kTimeout && down.error.code == 0;
+    if (deadline && now - dialed_ < std::min(options_.connect_timeout, options_.attempt_timeout)) {
+      Fail(now, "out of time after " + Text(now - dialed_));
     }
-    if (!messages_.empty() && down.first_sequence != first_sequence_) {
-      Fail(now, "an account from " + std::to_string(down.first_sequence) + ", not " +
-                    std::to_string(first_sequence_));
+    if (down.error.code == ENOTCONN && !oracle_.OddHandshakes()) {
+      Fail(now, "an attempt was given up in the middle of its handshake");
     }
-    const std::uint64_t echoes =
-        messages_.empty() || echoed_ < first_sequence_ ? 0 : echoed_ - first_sequence_ + 1;
-    if (echoes > down.acked + down.in_doubt) Fail(now, "an echo of what was never sent");
-    ++cycles_;
-    Session& session = sessions_.back();
-    session.told = down.total() == messages_.size();
-    session.error = down.error;
-    session.down = now;
-    session.lateness = Lateness() + allowances_.completion;
-    if (closing_) session.lateness += options_.drain;
-    session.unsent_begin = UINT64_MAX;
-    if (session.told && down.acked > 0) session.acked_end = messages_[down.acked - 1].end;
-    if (session.told && down.unsent > 0) {
-      session.unsent_begin = messages_[down.acked + down.in_doubt].begin;
-    }
-    messages_.clear();
-    const bool heartbeat = down.error.operation == Operation::kHeartbeat &&
-                           down.error.error_class == ErrorClass::kTimeout;
-    if (heartbeat && !dropped_.has_value() && !options_.ping.empty() &&
-        now - life_ < options_.silence_max) {
-      Fail(now, "called dead " + Text(now - life_) + " after its last byte");
-    }
-    if (heartbeat && !dropped_.has_value()) CheckStallGuard(now);
-    CheckSilence(now);
-    if (dropped_.has_value() && !closing_ && down.error.error_class != dropped_->error_class) {
-      Fail(now, "dropped, and down for another reason");
-    }
-    // Healthy by surviving: the wheel's turn may come late, never early.
-    if (!marked_ && down.attempt == 0 && now - up_ < options_.healthy_after) {
-      Fail(now, "healthy " + Text(now - up_) + " after it came up");
-    }
-    if (!marked_ && down.attempt != 0 && !closing_ &&
-        now - up_ >
-            options_.healthy_after + Lateness() + allowances_.completion + options_.silence_max) {
-      Fail(now, "not healthy after " + Text(now - up_));
-    }
-    if (down.attempt == 0) attempt_ = failures_ = 0;
-  } else if (now - dialed_ > options_.attempt_timeout + Lateness() + allowances_.completion) {
-    Fail(now, "an attempt of " + Text(now - dialed_) + ", longer than attempt_timeout");
-  }
-  if (!down.was_up && down.error.code == ENOTCONN && !allowances_.handshake) {
-    Fail(now, "an attempt was given up in the middle of its handshake");
   }
   if (down.attempt != attempt_) {
     Fail(now,
          "down with attempt " + std::to_string(down.attempt) + ", not " + std::to_string(attempt_));
   }
-  CheckWait(now, down);
-  last_account_ = static_cast<const Account&>(down);
-  if (!down.was_up) last_account_.reset();
+  CheckRetry(now, down);
+  last_account_.reset();
+  if (down.was_up) last_account_ = static_cast<const Account&>(down);
   state_ = down.retry_in.has_value() ? State::kBetween : State::kEnding;
-  if (down.retry_in.has_value()) dial_due_ = now + *down.retry_in;
+  if (down.retry_in.has_value()) dial_due_ = SaturatingAdd(now, *down.retry_in);
 }
 
-void LinkChecker::CheckWait(Instant now, const Down& down) {
+// --- Whether to dial again, and when.
+
+void LinkChecker::CheckRetry(Instant now, const Down& down) {
   const Verdict verdict = std::exchange(verdict_, Verdict::kByClass);
   const std::uint32_t n = failures_++;
-  if (closing_ && down.retry_in.has_value()) Fail(now, "another attempt after Close");
-  if (!down.retry_in.has_value()) return;
-  if (verdict == Verdict::kRetryNow) {
-    if (*down.retry_in != Duration::zero()) Fail(now, "a wait although decide said now");
+  if (!unhealthy_since_.has_value()) unhealthy_since_ = now;
+  if (down.error.error_class == ErrorClass::kProtocol) ++protocol_errors_;
+  if (closing_) {
+    if (down.retry_in.has_value()) Fail(now, "another attempt after Close");
     return;
   }
-  if (verdict == Verdict::kStop) Fail(now, "another attempt although decide said stop");
-  if (verdict == Verdict::kByClass && !down.error.IsTemporary()) {
-    Fail(now, "another attempt after a permanent error");
+  const auto reached = [](std::uint32_t count, std::uint32_t max) {
+    return max != 0 && count >= max;
+  };
+  if (verdict == Verdict::kStop) {
+    given_up_ = ClosedReason::kDecided;
+  } else if (verdict == Verdict::kByClass && !down.error.IsTemporary()) {
+    given_up_ = ClosedReason::kPermanent;
+  } else if (reached(protocol_errors_, options_.protocol_errors_max)) {
+    given_up_ = ClosedReason::kProtocol;
+  } else if (reached(attempt_, options_.attempts_max)) {
+    given_up_ = ClosedReason::kAttempts;
   }
-  const Bounds bounds = WaitBounds(options_.backoff, down.error, n);
-  if (down.retry_in->count() < bounds.low || down.retry_in->count() > bounds.high) {
-    Fail(now, "wait " + std::to_string(n) + " of " + Text(*down.retry_in) + ", not within " +
+  const bool limited = !given_up_.has_value() && options_.give_up_after > Duration::zero();
+  const Instant limit = limited ? SaturatingAdd(*unhealthy_since_, options_.give_up_after) : kNever;
+  if (!down.retry_in.has_value()) {
+    const auto wait_max = verdict == Verdict::kRetryNow
+                              ? Duration::zero()
+                              : Duration(WaitBounds(options_.backoff, down.error, n).high);
+    if (limited && SaturatingAdd(now, wait_max) > limit) given_up_ = ClosedReason::kTime;
+    if (!given_up_.has_value() && asked_.empty()) Fail(now, "no further attempt, for no reason");
+    return;
+  }
+  if (given_up_.has_value()) {
+    Fail(now, "another attempt, although it was to give up: " + std::string(ToString(*given_up_)));
+  }
+  if (SaturatingAdd(now, *down.retry_in) > limit) Fail(now, "another attempt after give_up_after");
+  if (verdict != Verdict::kRetryNow) {
+    CheckWait(now, *down.retry_in, down.error, n);
+  } else if (*down.retry_in != Duration::zero()) {
+    Fail(now, "a wait although decide said now");
+  }
+}
+
+void LinkChecker::CheckWait(Instant now, Duration wait, const Error& error, std::uint32_t n) {
+  const Bounds bounds = WaitBounds(options_.backoff, error, n);
+  if (wait.count() < bounds.low || wait.count() > bounds.high) {
+    Fail(now, "wait " + std::to_string(n) + " of " + Text(wait) + ", not within " +
                   std::to_string(bounds.low) + " to " + std::to_string(bounds.high) + " ns");
   }
+  if (options_.backoff.jitter != Jitter::kFull || n == 0 || bounds.high - bounds.low < 1000) return;
+  ++(wait.count() < bounds.low + (bounds.high - bounds.low) / 2 ? waits_low_ : waits_high_);
 }
 
 void LinkChecker::OnClosed(Instant now, const Closed& closed) {
@@ -308,36 +438,73 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
     Fail(now, "on_closed has another account than on_down");
   }
   if (!of_a_session && closed.total() != 0) Fail(now, "on_closed has an account of no session");
-  if (!closing_ && state_ != State::kEnding) Fail(now, "on_closed although nobody closed");
-  const Duration late = closing_ ? now - closed_at_ - options_.drain : Duration::zero();
-  if (late > Lateness() + allowances_.completion) {
-    Fail(now, "closed " + Text(late) + " after the drain should have ended");
+  if (!closing_ && !given_up_.has_value() && asked_.empty()) {
+    Fail(now, "on_closed although nobody closed");
   }
+  const ClosedReason reason = given_up_.value_or(close_reason_);
+  if (closed.reason != reason && !asked_.contains(closed.reason)) {
+    Fail(now, "closed because of " + std::string(ToString(closed.reason)) + ", not " +
+                  std::string(ToString(reason)));
+  }
+  CheckDue(closed_due_, now, true, "on_closed");
   state_ = State::kClosed;
 }
 
-void LinkChecker::CheckTruth(const Session& session, const Truth& truth) {
-  if (session.error.error_class == ErrorClass::kEof && truth.fin_at == kNever) {
-    Fail(session.up, "this session ended in good order, but no FIN came");
+// --- From outside.
+
+void LinkChecker::CheckOverdue(Instant now) {
+  if (destroyed_) return;
+  if (state_ != State::kClosed) CheckDue(closed_due_, now, true, "on_closed");
+  if (closing_) return;
+  if (state_ == State::kBetween) CheckDue(dial_due_, now, false, "the dial");
+  if (state_ == State::kDialing) CheckAttempt(now);
+  if (state_ == State::kUp) CheckSession(now);
+}
+
+Instant LinkChecker::RecoveryDeadline(Duration look_up_max) const {
+  constexpr Duration kMadeAnew = 500ms;       // By its user.
+  constexpr Duration kCatchUp = 20s;          // A server that had stalled, and reads on.
+  constexpr Duration kRetransmission = 5min;  // Of TCP, where nothing but TCP notices.
+  constexpr Duration kAnswer = 3s;            // A listener that rests, and messages there and back.
+  const Duration wait = std::max(options_.backoff.initial, options_.backoff.max);
+  const Duration slow_wait = 4 * wait;
+  Instant dial = healed_;
+  switch (state_) {
+    case State::kIdle:
+    case State::kEnding:
+    case State::kClosed:
+      dial += kMadeAnew;
+      break;
+    case State::kBetween:
+      if (dial_due_ != kNever) dial = dial_due_;
+      break;
+    case State::kDialing:
+      dial = dialed_ + options_.attempt_timeout + slow_wait;
+      break;
+    case State::kUp:
+      dial += (judged() ? 2 * options_.silence_max + kCatchUp : kRetransmission) + slow_wait;
+      break;
   }
-  if (session.error.code == ECONNRESET && truth.reset_at == kNever) {
-    Fail(session.up, "this session was reset, but no RST came");
-  }
-  // Bytes that came before the end may take a moment.
-  const Instant end = std::min(truth.fin_at, truth.reset_at);
-  if (end != kNever && session.down != kNever && session.down > end + session.lateness + 100ms) {
-    Fail(session.up, "this session was told of its end " + Text(session.down - end) + " later");
-  }
-  if (!session.told) return;
-  if (session.acked_end > truth.received) {
-    Fail(session.up, "acked up to byte " + std::to_string(session.acked_end) +
-                         " of this session, but the peer's kernel received " +
-                         std::to_string(truth.received));
-  }
-  if (session.unsent_begin < truth.received) {
-    Fail(session.up, "unsent from byte " + std::to_string(session.unsent_begin) +
-                         " of this session, but the peer's kernel received " +
-                         std::to_string(truth.received));
+  if (closing_ && closed_due_ != kNever) dial = std::max(dial, closed_due_ + kMadeAnew);
+  // Each endpoint once, of which some are nobody's; and once more where a listener is not back yet.
+  const auto rounds = static_cast<int>(options_.endpoints.size() + 1);
+  return std::max(dial, healed_) + rounds * wait + look_up_max + kAnswer;
+}
+
+void LinkChecker::CheckSessions() {
+  for (const Session& session : sessions_) {
+    const std::optional<Oracle::Truth> truth = oracle_.Find(session.local, session.up);
+    if (!truth.has_value()) continue;
+    if (session.acked_end > truth->received) {
+      Fail(session.up, "acked up to byte " + std::to_string(session.acked_end) +
+                           " of this session, but the peer's kernel received " +
+                           std::to_string(truth->received));
+    }
+    if (session.unsent_begin < truth->received) {
+      Fail(session.up, "unsent from byte " + std::to_string(session.unsent_begin) +
+                           " of this session, but the peer's kernel received " +
+                           std::to_string(truth->received));
+    }
   }
 }
 

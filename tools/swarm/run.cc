@@ -17,6 +17,7 @@
 #include "sim/inside.h"
 #include "sim/tcp.h"
 #include "swarm/failing_new.h"
+#include "swarm/host_oracle.h"
 #include "swarm/link_checker.h"
 #include "swarm/loop_checker.h"
 #include "swarm/scenario.h"
@@ -26,7 +27,6 @@ namespace holdfast::swarm {
 namespace {
 
 using namespace std::chrono_literals;  // NOLINT: the literals only.
-using internal::sim::ConnectionRecord;
 using internal::sim::Inside;
 using internal::sim::Path;
 
@@ -42,7 +42,7 @@ class Run;
 
 class ServerProgram {
  public:
-  ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan);
+  ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan, LoopChecker& loop);
   ~ServerProgram();
   ServerProgram(const ServerProgram&) = delete;
   ServerProgram& operator=(const ServerProgram&) = delete;
@@ -68,6 +68,7 @@ class ServerProgram {
   Run& run_;
   Reactor& reactor_;
   const ServerPlan& plan_;
+  LoopChecker& loop_;
   std::shared_ptr<const StreamOptions> options_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> unbound_;  // To be tried again.
@@ -86,17 +87,19 @@ struct Incarnation {
 
 class LinkUser {
  public:
-  LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index);
+  LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index, LoopChecker& loop);
   ~LinkUser();
   LinkUser(const LinkUser&) = delete;
   LinkUser& operator=(const LinkUser&) = delete;
 
-  [[nodiscard]] bool up() const { return link_ != nullptr && link_->state() == LinkState::kUp; }
   [[nodiscard]] bool ended() const { return link_ == nullptr || checker_->closed(); }
-  [[nodiscard]] Duration bound() const;
+  [[nodiscard]] const LinkChecker& checker() const { return *checker_; }
+  [[nodiscard]] LinkChecker& checker() { return *checker_; }
   // "link 3 is in backoff, last: connect: Connection refused (ECONNREFUSED)"
   [[nodiscard]] std::string Describe() const;
   void Close();
+  // At the end, for good.
+  void Destroy();
 
  private:
   void Make();
@@ -109,6 +112,7 @@ class LinkUser {
   Reactor& reactor_;
   const LinkPlan& plan_;
   const std::size_t index_;
+  LoopChecker& loop_;
   LinkChecker* checker_ = nullptr;
   std::unique_ptr<Link> link_;
   Timer send_timer_;
@@ -145,12 +149,14 @@ class Run {
   }
   LinkChecker& NewChecker(std::shared_ptr<const LinkOptions> options, std::size_t link,
                           std::size_t client);
-  // How late the loop of `reactor` may have been so far.
-  [[nodiscard]] LinkChecker::Allowances AllowancesOf(const Reactor& reactor) const;
+  [[nodiscard]] const HostOracle& OracleOf(std::size_t client) const { return oracles_[client]; }
+  void CheckSingleDial(std::size_t client);
 
   internal::sim::World& inner() { return *inner_; }
+  const internal::sim::World& inner() const { return *inner_; }
   Random& random() { return random_; }
   const Scenario& scenario() const { return scenario_; }
+  LoopChecker& loop(std::size_t host) { return loops_[host]; }  // Clients, then servers.
   bool disturbed() const { return disturbed_; }
 
   std::vector<ClientProgram*> programs;  // Of each client; null while its process is dead.
@@ -159,47 +165,55 @@ class Run {
   void Build();
   void Disturb(const Disturbance& disturbance);
   void Undo(const Disturbance& disturbance);
+  void PostAndExpect(SimHost& host);
   void PostFromThread(SimHost& host);
   void HealAll();
   void CheckAccounts();
   void Restart(SimHost& host);
+  [[nodiscard]] LoopChecker& LoopOf(const SimHost& host);
   // Between runs of the world: what holds at any time.
   void CheckProcesses();
-  void CheckSingleDial();
-  [[nodiscard]] bool AllUp() const;
+  void CheckRecovery();
   [[nodiscard]] bool AllEnded() const;
 
-  struct ThreadPost {
-    Run* run = nullptr;
+  // What was posted to a reactor at one time, by one thread.
+  struct Posts {
+    // Its process lives.
+    [[nodiscard]] bool alive() const { return host->running() && loop->life() == life; }
+    Run* run = nullptr;  // Null: not from another thread.
     SimHost* host = nullptr;
-    Reactor* reactor = nullptr;
-    Instant posted{};
-    Instant run_at{};
+    const LoopChecker* loop = nullptr;
+    std::uint32_t life = 0;
+    Instant posted = kNever;
+    int ran = 0;
+    bool checked = false;  // None is missing.
   };
+  static constexpr int kPostsMade = 3;
+  Posts& NewPosts(SimHost& host);
+  void Post(Posts& posts);
+  void CheckPosts(const Posts& posts);
 
   RunResult result_;
   const Scenario scenario_;
   Random random_;
   std::vector<Incarnation> incarnations_;
-  std::vector<std::unique_ptr<ThreadPost>> thread_posts_;
+  std::vector<std::unique_ptr<Posts>> posts_;
   bool disturbed_ = true;
-  bool stalls_;
-  Duration freeze_max_{0};
-  bool odd_handshakes_ = false;  // ICMP may end a wait for a handshake that goes on.
+  Instant healed_at_ = kNever;
   SimPath path_;
   SimWorld world_;
   internal::sim::World* inner_;
   FailingNew failing_new_;
   std::vector<SimHost*> clients_;
+  std::vector<HostOracle> oracles_;  // Of each client.
   std::vector<SimHost*> servers_;
   std::vector<LoopChecker> loops_;  // Of clients, then of servers.
-  std::uint64_t hits_ = 0;          // Of all faults, when spinning was looked for.
 };
 
 // --- ServerProgram.
 
-ServerProgram::ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan)
-    : run_(run), reactor_(reactor), plan_(plan) {
+ServerProgram::ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan, LoopChecker& loop)
+    : run_(run), reactor_(reactor), plan_(plan), loop_(loop) {
   StreamOptions options;
   options.drain = 500ms;
   options.on_data = [](Stream& stream, std::span<const std::byte> bytes) {
@@ -208,6 +222,7 @@ ServerProgram::ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan)
   };
   options.on_closed = [](Stream& stream, const StreamClosed&) {
     auto& session = *static_cast<Session*>(stream.user());
+    session.program->loop_.OnCallback();
     session.program->Forget(session.id);
   };
   options_ = std::make_shared<const StreamOptions>(std::move(options));
@@ -232,6 +247,7 @@ void ServerProgram::Listen(std::string endpoint) {
 }
 
 void ServerProgram::OnAccept(std::unique_ptr<Stream> stream) {
+  loop_.OnCallback();
   const std::uint64_t id = ++next_id_;
   auto session = std::make_unique<Session>(Session{.program = this, .id = id});
   session->stream = std::move(stream);
@@ -249,13 +265,17 @@ void ServerProgram::OnAccept(std::unique_ptr<Stream> stream) {
 }
 
 void ServerProgram::OnData(Session& session, std::span<const std::byte> bytes) {
+  loop_.OnCallback();
   session.received += bytes.size();
   const SendStatus sent = session.stream->Send(bytes);
   if (sent == SendStatus::kFull) session.stream->Close(0ms);  // Nobody reads its echoes.
-  if (session.manner != Manner::kEcho && session.received > session.patience) Misbehave(session);
+  if (session.manner != Manner::kEcho && session.received > session.patience && run_.disturbed()) {
+    Misbehave(session);
+  }
   if (plan_.slow && session.timer == nullptr && session.stream->open()) {
     session.stream->PauseReceive();
     session.timer = std::make_unique<Timer>(reactor_, [&session] {
+      session.program->loop_.OnCallback();
       session.stream->ResumeReceive();
       if (session.timer != nullptr) session.timer.reset();
     });
@@ -285,7 +305,6 @@ void ServerProgram::Misbehave(Session& session) {
       faults.Hit(Fault::kHalfClose);
       return session.stream->CloseWrite();
     case Manner::kGarbage:
-      faults.Hit(Fault::kCorruption);
       static_cast<void>(session.stream->Send("this is not one of our messages, whatever it is"));
       return;
   }
@@ -293,11 +312,13 @@ void ServerProgram::Misbehave(Session& session) {
 
 // --- LinkUser.
 
-LinkUser::LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index)
+LinkUser::LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index,
+                   LoopChecker& loop)
     : run_(run),
       reactor_(reactor),
       plan_(plan),
       index_(index),
+      loop_(loop),
       send_timer_(reactor, [this] { SendSome(); }),
       make_timer_(reactor, [this] { Make(); }) {
   Make();
@@ -317,6 +338,7 @@ void LinkUser::Make() {
       .endpoints = plan_.options.endpoints,
       .backoff = plan_.options.backoff,
       .attempts_max = plan_.options.attempts_max,
+      .give_up_after = plan_.options.give_up_after,
       .healthy_after = plan_.options.healthy_after,
       .connect_timeout = plan_.options.connect_timeout,
       .attempt_timeout = plan_.options.attempt_timeout,
@@ -330,13 +352,14 @@ void LinkUser::Make() {
       .drain = plan_.options.drain,
   });
   options->socket.send_buffer = plan_.options.socket.send_buffer;
-  options->on_dial = [this](Link&, std::uint32_t attempt, std::string_view) {
-    checker_->SetAllowances(run_.AllowancesOf(reactor_));
-    checker_->OnDial(Now(), attempt);
+  options->on_dial = [this](Link&, std::uint32_t attempt, std::string_view endpoint) {
+    loop_.OnCallback();
+    checker_->OnDial(Now(), attempt, endpoint);
+    run_.CheckSingleDial(plan_.client);
     Mischief();
   };
   options->on_up = [this](Link& link) {
-    checker_->SetAllowances(run_.AllowancesOf(reactor_));
+    loop_.OnCallback();
     checker_->OnUp(Now(), link.local());
     session_bytes_ = 0;
     pings_before_ = link.stats().pings;
@@ -345,7 +368,7 @@ void LinkUser::Make() {
     Mischief();
   };
   options->on_data = [this](Link& link, std::span<const std::byte> bytes) {
-    checker_->SetAllowances(run_.AllowancesOf(reactor_));
+    loop_.OnCallback();
     checker_->OnData(Now(), bytes);
     if (checker_->garbage()) {
       const Error error = Error::Protocol();
@@ -359,21 +382,24 @@ void LinkUser::Make() {
     }
     Mischief();
   };
-  if (plan_.overrules) {
+  if (plan_.decides) {
     options->decide = [this](const Down& down) {
-      const Verdict verdict = down.error.IsTemporary() ? Verdict::kByClass : Verdict::kBackOff;
+      Verdict verdict = down.error.IsTemporary() ? Verdict::kByClass : Verdict::kBackOff;
+      if (run_.disturbed() && Chance(run_.random(), plan_.mischief)) {
+        verdict = static_cast<Verdict>(run_.random().Below(4));
+      }
       checker_->SetVerdict(verdict);
       return verdict;
     };
   }
   options->on_down = [this](Link&, const Down& down) {
-    checker_->SetAllowances(run_.AllowancesOf(reactor_));
+    loop_.OnCallback();
     checker_->OnDown(Now(), down);
     last_ = down.ToString();
     Mischief();
   };
   options->on_closed = [this](Link&, const Closed& closed) {
-    checker_->SetAllowances(run_.AllowancesOf(reactor_));
+    loop_.OnCallback();
     checker_->OnClosed(Now(), closed);
     MakeLater(500ms);
   };
@@ -387,6 +413,7 @@ void LinkUser::Make() {
 }
 
 void LinkUser::SendSome() {
+  loop_.OnCallback();
   if (link_ == nullptr || closing_) return;
   for (std::size_t i = 0; i < plan_.burst && link_->writable(); ++i) {
     // Its sequence is the one that Send will give it.
@@ -414,7 +441,7 @@ void LinkUser::Mischief() {
   if (!Chance(run_.random(), plan_.mischief)) return;
   switch (run_.random().Below(4)) {
     case 0:
-      checker_->OnClose(Now());
+      checker_->OnClose(Now(), plan_.options.drain);
       link_->Close();
       return;
     case 1: {
@@ -434,11 +461,16 @@ void LinkUser::Mischief() {
   }
 }
 
+void LinkUser::Destroy() {
+  checker_->OnDestroyed();
+  link_.reset();
+}
+
 void LinkUser::Close() {
   closing_ = true;
   make_timer_.Cancel();
   if (link_ == nullptr) return;
-  checker_->OnClose(Now());
+  checker_->OnClose(Now(), plan_.options.drain);
   link_->Close();
 }
 
@@ -450,12 +482,6 @@ std::string LinkUser::Describe() const {
   return last_.empty() ? text : text + ", last: " + last_;
 }
 
-Duration LinkUser::bound() const {
-  const LinkOptions& options = plan_.options;
-  return options.backoff.max * 4 + options.attempt_timeout * 2 + options.silence_max * 3 +
-         options.drain + 60s;
-}
-
 // --- ClientProgram.
 
 ClientProgram::ClientProgram(Run& run, Reactor& reactor, std::size_t client)
@@ -463,10 +489,12 @@ ClientProgram::ClientProgram(Run& run, Reactor& reactor, std::size_t client)
   const Scenario& scenario = run.scenario();
   for (std::size_t i = 0; i < scenario.links.size(); ++i) {
     if (scenario.links[i].client != client) continue;
-    users.push_back(std::make_unique<LinkUser>(run, reactor, scenario.links[i], i));
+    users.push_back(
+        std::make_unique<LinkUser>(run, reactor, scenario.links[i], i, run.loop(client)));
   }
   timers = std::make_unique<TimerChecker>(
-      reactor, run.random(), [&run, &reactor] { return run.AllowancesOf(reactor).loop; },
+      reactor, run.random(), run.OracleOf(client),
+      [&run, client] { run.loop(client).OnCallback(); },
       [&run](const std::string& violation) { run.Violate(violation); });
   run_.programs[client_] = this;
 }
@@ -478,7 +506,6 @@ ClientProgram::~ClientProgram() { run_.programs[client_] = nullptr; }
 Run::Run(std::uint64_t seed, absl::AnyInvocable<void(std::string_view)> tell)
     : scenario_(seed),
       random_(seed ^ 0x0ddba11),
-      stalls_(Stalls(scenario_)),
       world_(SimOptions{.seed = seed, .trace = std::move(tell)}),
       inner_(&Inside::Of(world_)),
       failing_new_(inner_->faults) {}
@@ -488,23 +515,12 @@ LinkChecker& Run::NewChecker(std::shared_ptr<const LinkOptions> options, std::si
   Incarnation incarnation;
   incarnation.options = std::move(options);
   incarnation.client = static_cast<std::uint32_t>(client);
-  incarnation.checker =
-      std::make_unique<LinkChecker>("link " + std::to_string(link), *incarnation.options,
-                                    [this](const std::string& violation) { Violate(violation); });
+  incarnation.checker = std::make_unique<LinkChecker>(
+      "link " + std::to_string(link), *incarnation.options, OracleOf(client),
+      [this](const std::string& violation) { Violate(violation); });
+  if (!disturbed_) incarnation.checker->OnHealed(healed_at_);
   incarnations_.push_back(std::move(incarnation));
   return *incarnations_.back().checker;
-}
-
-LinkChecker::Allowances Run::AllowancesOf(const Reactor& reactor) const {
-  LinkChecker::Allowances allowances;
-  allowances.handshake = odd_handshakes_;
-  if (!stalls_) return allowances;
-  // What the kernel's faults may add after the reactor has looked at its clock (sim_calls.cc: a stall
-  // of 2.048 s, a wait that is 20 ms late) and before a last completion is told (ring_submit.cc: 100 ms).
-  // A process that was frozen reads before its timers tell how late they are.
-  allowances.loop = reactor.stats().timer_lateness_max + 2100ms + freeze_max_;
-  allowances.completion = 200ms;
-  return allowances;
 }
 
 void Run::Build() {
@@ -513,17 +529,11 @@ void Run::Build() {
   for (std::size_t i = 0; i < internal::sim::kFaultKinds; ++i) {
     inner_->faults.SetRate(static_cast<Fault>(i), scenario_.rates[i]);
   }
-  odd_handshakes_ = inner_->faults.rate(Fault::kSoftIcmpWhileOwned) > 0;
-  for (const Disturbance& disturbance : scenario_.disturbances) {
-    if (disturbance.kind == Disturbance::Kind::kReject) odd_handshakes_ = true;
-    if (disturbance.kind == Disturbance::Kind::kFreeze) {
-      freeze_max_ = std::max(freeze_max_, disturbance.lasts);
-    }
-  }
   path_ = {.latency = scenario_.latency, .jitter = scenario_.jitter};
   programs.resize(scenario_.clients, nullptr);
   for (std::size_t i = 0; i < scenario_.clients; ++i) {
     clients_.push_back(&world_.AddHost("client-" + std::to_string(i) + ".test"));
+    oracles_.emplace_back(*inner_, *clients_.back());
   }
   for (std::size_t i = 0; i < scenario_.servers.size(); ++i) {
     servers_.push_back(&world_.AddHost("server-" + std::to_string(i) + ".test"));
@@ -531,15 +541,21 @@ void Run::Build() {
   for (SimHost* a : clients_) {
     for (SimHost* b : servers_) world_.SetPath(*a, *b, path_);
   }
-  for (const auto* hosts : {&clients_, &servers_}) {
-    for (SimHost* host : *hosts) {
-      loops_.emplace_back(*host, [this](const std::string& violation) { Violate(violation); });
-      loops_.back().OnStart(world_.Now());
-    }
+  const auto watch = [this](SimHost& host, std::size_t connections) {
+    loops_.emplace_back(host, connections,
+                        [this](const std::string& violation) { Violate(violation); });
+    loops_.back().OnStart(world_.Now());
+  };
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    const auto links = std::count_if(scenario_.links.begin(), scenario_.links.end(),
+                                     [i](const LinkPlan& link) { return link.client == i; });
+    watch(*clients_[i], static_cast<std::size_t>(links));
   }
+  for (SimHost* const server : servers_) watch(*server, scenario_.links.size());
   for (std::size_t i = 0; i < servers_.size(); ++i) {
     servers_[i]->Run([this, i](Reactor& reactor) {
-      return std::make_unique<ServerProgram>(*this, reactor, scenario_.servers[i]);
+      return std::make_unique<ServerProgram>(*this, reactor, scenario_.servers[i],
+                                             loops_[clients_.size() + i]);
     });
   }
   for (std::size_t i = 0; i < clients_.size(); ++i) {
@@ -554,10 +570,8 @@ void Run::Disturb(const Disturbance& disturbance) {
   SimHost& victim = disturbance.at_client ? client : server;
   switch (disturbance.kind) {
     case Disturbance::Kind::kPartition:
-      inner_->faults.Hit(Fault::kSilentLoss);
       return world_.Partition(client, server);
     case Disturbance::Kind::kPartitionOneWay:
-      inner_->faults.Hit(Fault::kSilentLoss);
       if (disturbance.at_client) return world_.PartitionOneWay(client, server);
       return world_.PartitionOneWay(server, client);
     case Disturbance::Kind::kHeal:
@@ -577,11 +591,11 @@ void Run::Disturb(const Disturbance& disturbance) {
       return;
     }
     case Disturbance::Kind::kDescriptors:
-      inner_->faults.Hit(disturbance.at_client ? Fault::kSocketLimit : Fault::kAcceptLimit);
       return victim.SetDescriptorLimit(4 + disturbance.detail % 8);
     case Disturbance::Kind::kRename: {
-      inner_->faults.Hit(Fault::kNameChanged);
       SimHost& other = *servers_[disturbance.detail % servers_.size()];
+      if (&other == &server) return;
+      inner_->faults.Hit(Fault::kNameChanged);
       return world_.SetName(server.name(), {&other});
     }
     case Disturbance::Kind::kSlow:
@@ -592,18 +606,12 @@ void Run::Disturb(const Disturbance& disturbance) {
            .bytes_per_second = (disturbance.detail & 1) != 0 ? 20'000u : 0u,
            .loss_permille = static_cast<std::uint32_t>(disturbance.detail % 200)});
       return;
-    case Disturbance::Kind::kPosts: {
-      if (!victim.running()) return;
+    case Disturbance::Kind::kPosts:
+      if (!victim.running() || LoopOf(victim).stopped()) return;
       inner_->faults.Hit(Fault::kPostDuringStop);
-      auto ran = std::make_shared<int>(0);
-      for (int i = 0; i < 3; ++i) {
-        victim.reactor().Post([this, ran, i] {
-          if (*ran != i) Violate("posts out of order");
-          ++*ran;
-        });
-      }
+      PostAndExpect(victim);
+      LoopOf(victim).OnStop();
       return victim.reactor().Stop();
-    }
     case Disturbance::Kind::kThreadPosts:
       if (victim.running()) PostFromThread(victim);
       return;
@@ -612,31 +620,52 @@ void Run::Disturb(const Disturbance& disturbance) {
   }
 }
 
-// What another thread posts wakes the loop at once, whatever it waits for.
+Run::Posts& Run::NewPosts(SimHost& host) {
+  posts_.push_back(std::make_unique<Posts>());
+  Posts& posts = *posts_.back();
+  posts.host = &host;
+  posts.loop = &LoopOf(host);
+  posts.life = posts.loop->life();
+  return posts;
+}
+
+// What one thread posts runs in order, and soon.
+void Run::Post(Posts& posts) {
+  posts.posted = world_.Now();
+  for (int i = 0; i < kPostsMade; ++i) {
+    posts.host->reactor().Post([this, &posts, i] {
+      if (posts.ran != i) Violate("posts out of order");
+      ++posts.ran;
+      CheckPosts(posts);
+    });
+  }
+}
+
+void Run::PostAndExpect(SimHost& host) { Post(NewPosts(host)); }
+
+// From another thread, which wakes the loop, whatever it waits for.
 void Run::PostFromThread(SimHost& host) {
-  auto post = std::make_unique<ThreadPost>();
-  post->run = this;
-  post->reactor = &host.reactor();
-  post->host = &host;
-  ThreadPost& placed = *thread_posts_.emplace_back(std::move(post));
+  Posts& posts = NewPosts(host);
+  posts.run = this;
   Inside::KernelOf(host).StartThread(
       [](void* argument) {
-        auto& mine = *static_cast<ThreadPost*>(argument);
+        auto& mine = *static_cast<Posts*>(argument);
         // Later than whatever was done from outside, which wakes every loop.
         internal::sim::Schedule::Sleeper sleeper;
         auto& schedule = mine.run->inner().schedule;
         schedule.Block(sleeper, schedule.now() + 1us);
-        if (!mine.host->running() || &mine.host->reactor() != mine.reactor) return;
-        mine.posted = schedule.now();
-        mine.reactor->Post([&mine] {
-          mine.run_at = mine.run->inner().schedule.now();
-          if (mine.run_at > mine.posted + mine.run->AllowancesOf(*mine.reactor).loop) {
-            mine.run->Violate("a post from another thread waited for " +
-                              std::to_string((mine.run_at - mine.posted).count()) + " ns");
-          }
-        });
+        if (mine.alive() && !mine.loop->stopped()) mine.run->Post(mine);
       },
-      &placed);
+      &posts);
+}
+
+void Run::CheckPosts(const Posts& posts) {
+  if (posts.posted == kNever || posts.checked) return;
+  const Duration late = Inside::KernelOf(*posts.host).RunningTime(posts.posted, world_.Now(), true);
+  if (late > Duration::zero()) {
+    Violate(std::to_string(posts.ran) + " of " + std::to_string(kPostsMade) + " posts had run " +
+            std::to_string(late.count()) + " ns after they were posted");
+  }
 }
 
 void Run::Undo(const Disturbance& disturbance) {
@@ -649,13 +678,6 @@ void Run::Undo(const Disturbance& disturbance) {
     case Disturbance::Kind::kPosts:  // Its loop has ended.
       return Restart(victim);
     case Disturbance::Kind::kFreeze:
-      // Where the clock stalls as well, the one fresh lease may have been granted for that.
-      if (disturbance.at_client && scenario_.rates[static_cast<std::size_t>(Fault::kClock)] == 0) {
-        for (const Incarnation& incarnation : incarnations_) {
-          if (incarnation.client != disturbance.client) continue;
-          incarnation.checker->OnFrozen(world_.Now() - disturbance.lasts, world_.Now());
-        }
-      }
       return victim.Thaw();
     case Disturbance::Kind::kDescriptors:
       return victim.SetDescriptorLimit(20'000);
@@ -677,21 +699,13 @@ void Run::Undo(const Disturbance& disturbance) {
 
 void Run::HealAll() {
   disturbed_ = false;
+  healed_at_ = world_.Now();
+  for (const Incarnation& incarnation : incarnations_) incarnation.checker->OnHealed(healed_at_);
   inner_->faults.SetEnabled(false);
   world_.Heal();
   for (SimHost* client : clients_) {
     for (SimHost* server : servers_) world_.SetPath(*client, *server, path_);
   }
-}
-
-bool Run::AllUp() const {
-  for (const ClientProgram* program : programs) {
-    if (program == nullptr) return false;
-    for (const auto& user : program->users) {
-      if (!user->up()) return false;
-    }
-  }
-  return true;
 }
 
 bool Run::AllEnded() const {
@@ -704,71 +718,113 @@ bool Run::AllEnded() const {
   return true;
 }
 
-// Each session that a link told of, beside what the network knows of the same connection.
 void Run::CheckAccounts() {
-  const auto& records = inner_->network.records();
+  std::uint64_t waits_low = 0;
+  std::uint64_t waits_high = 0;
   for (const Incarnation& incarnation : incarnations_) {
-    for (const LinkChecker::Session& session : incarnation.checker->sessions()) {
-      // The last connection that this address had opened by then.
-      const ConnectionRecord* found = nullptr;
-      for (const auto& record : records) {
-        if (record->opener == session.local && record->opened_at <= session.up) {
-          found = record.get();
-        }
-      }
-      if (found == nullptr) {
-        Violate("a session from " + session.local.ToString() + " that the network does not know");
-        continue;
-      }
-      incarnation.checker->CheckTruth(session, {.received = found->received_by_kernel[1],
-                                                .fin_at = found->fin_at[0],
-                                                .reset_at = found->reset_at[0]});
-    }
+    incarnation.checker->CheckSessions();
     result_.ups += incarnation.checker->ups();
     result_.downs += incarnation.checker->downs();
     result_.cycles += incarnation.checker->cycles();
     result_.messages += incarnation.checker->messages();
+    waits_low += incarnation.checker->waits_low();
+    waits_high += incarnation.checker->waits_high();
   }
+  // As likely as so many throws of a coin that all show the same side.
+  if (waits_low + waits_high >= 64 && (waits_low == 0 || waits_high == 0)) {
+    Violate("jitter: " + std::to_string(waits_low) + " waits in the lower half of their bounds, " +
+            std::to_string(waits_high) + " in the upper half");
+  }
+}
+
+LoopChecker& Run::LoopOf(const SimHost& host) {
+  const auto client = std::find(clients_.begin(), clients_.end(), &host);
+  if (client != clients_.end()) return loops_[static_cast<std::size_t>(client - clients_.begin())];
+  const auto server = std::find(servers_.begin(), servers_.end(), &host);
+  return loops_[clients_.size() + static_cast<std::size_t>(server - servers_.begin())];
 }
 
 void Run::Restart(SimHost& host) {
   host.Restart();
-  for (std::size_t i = 0; i < loops_.size(); ++i) {
-    SimHost* const of = i < clients_.size() ? clients_[i] : servers_[i - clients_.size()];
-    if (of == &host) loops_[i].OnStart(world_.Now());
-  }
+  LoopOf(host).OnStart(world_.Now());
 }
 
 // A link has one handshake in flight at most: what it gave up is gone, but for a child of the process that
-// holds it, a cancel that comes late, and a process that stands still.
-void Run::CheckSingleDial() {
-  if (scenario_.rates[static_cast<std::size_t>(Fault::kCompletionAfterClose)] > 0 ||
-      scenario_.rates[static_cast<std::size_t>(Fault::kCancelRace)] > 0 ||
-      freeze_max_ > Duration::zero()) {
+// holds it, and a cancel that comes late.
+void Run::CheckSingleDial(std::size_t client) {
+  if (inner_->faults.rate(Fault::kCompletionAfterClose) > 0 ||
+      inner_->faults.rate(Fault::kCancelRace) > 0) {
     return;
   }
-  for (std::size_t i = 0; i < clients_.size(); ++i) {
-    const std::size_t handshakes = Inside::Of(*clients_[i]).tcp().connecting();
-    const auto dialing = std::count_if(
-        incarnations_.begin(), incarnations_.end(), [i](const Incarnation& incarnation) {
-          return incarnation.client == i && incarnation.checker->dialing();
-        });
-    if (handshakes > static_cast<std::size_t>(dialing)) {
-      Violate(std::to_string(handshakes) + " handshakes of " + std::to_string(dialing) +
-              " links that dial, at " + std::to_string(world_.Now().time_since_epoch().count()) +
-              " ns");
-    }
+  const std::size_t handshakes = Inside::Of(*clients_[client]).tcp().connecting();
+  const auto dialing = std::count_if(
+      incarnations_.begin(), incarnations_.end(), [client](const Incarnation& incarnation) {
+        return incarnation.client == client && incarnation.checker->dialing();
+      });
+  if (handshakes > static_cast<std::size_t>(dialing)) {
+    Violate(std::to_string(handshakes) + " handshakes of " + std::to_string(dialing) +
+            " links that dial, at " + std::to_string(world_.Now().time_since_epoch().count()) +
+            " ns");
   }
 }
 
 void Run::CheckProcesses() {
-  CheckSingleDial();
-  std::uint64_t hits = 0;
-  for (std::size_t i = 0; i < internal::sim::kFaultKinds; ++i) {
-    hits += inner_->faults.hits(static_cast<Fault>(i));
+  for (std::size_t i = 0; i < clients_.size(); ++i) CheckSingleDial(i);
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    const ClientProgram* const program = programs[i];
+    if (program == nullptr || loops_[i].stopped()) continue;
+    for (const auto& user : program->users) user->checker().CheckOverdue(world_.Now());
+    program->timers->CheckNoneLost();
   }
-  for (LoopChecker& loop : loops_) loop.CheckSpin(world_.Now(), hits - hits_);
-  hits_ = hits;
+  for (const std::unique_ptr<Posts>& posts : posts_) {
+    if (posts->checked || !posts->alive()) continue;
+    // What the thread that called Stop had posted runs; of another one nobody can tell.
+    if (posts->run != nullptr && posts->loop->stopped()) continue;
+    posts->checked = posts->ran == kPostsMade;
+    CheckPosts(*posts);
+  }
+  for (LoopChecker& loop : loops_) loop.Check(world_.Now());
+}
+
+// After faults end every link is up within its bound, and stays so.
+void Run::CheckRecovery() {
+  // Look-ups that hang (names.cc: 30 s) keep the threads of a resolver busy.
+  const Duration look_up_max = inner_->faults.rate(Fault::kNameSlow) > 0 ? 30s : 0s;
+  struct Waited {
+    LinkUser* user;
+    Instant until;
+  };
+  std::vector<Waited> waited;
+  for (const ClientProgram* program : programs) {
+    if (program == nullptr) Violate("a client does not run although everything healed");
+    if (program == nullptr) continue;
+    for (const auto& user : program->users) {
+      waited.push_back({user.get(), user->checker().RecoveryDeadline(look_up_max)});
+    }
+  }
+  std::stable_sort(waited.begin(), waited.end(),
+                   [](const Waited& a, const Waited& b) { return a.until < b.until; });
+  for (const Waited& one : waited) {
+    const Duration left = std::max<Duration>(one.until - world_.Now(), 0s);
+    if (world_.RunUntil([&] { return one.user->checker().recovered(); }, left)) continue;
+    Violate("not up " + std::to_string((world_.Now() - healed_at_) / 1ms) +
+            " ms after everything healed: " + one.user->Describe());
+  }
+  // One that could not prove itself may be on its way down.
+  std::erase_if(waited, [](const Waited& one) { return !one.user->checker().proven(); });
+  const auto ended = [&waited] {
+    return std::find_if(waited.begin(), waited.end(),
+                        [](const Waited& one) { return !one.user->checker().proven(); });
+  };
+  Duration silence{0};
+  for (const LinkPlan& link : scenario_.links) {
+    silence = std::max(silence, link.options.silence_max);
+  }
+  static_cast<void>(world_.RunUntil([&] { return ended() != waited.end(); }, silence + 1s));
+  if (ended() != waited.end()) {
+    Violate("went down after it had come up in a world without faults: " +
+            ended()->user->Describe());
+  }
 }
 
 RunResult Run::Execute() {
@@ -804,22 +860,7 @@ RunResult Run::Execute() {
 
   CheckProcesses();
   HealAll();
-  Duration bound{0};
-  for (const ClientProgram* program : programs) {
-    if (program == nullptr) continue;
-    for (const auto& user : program->users) bound = std::max(bound, user->bound());
-  }
-  if (!world_.RunUntil([this] { return AllUp(); }, bound)) {
-    for (const ClientProgram* program : programs) {
-      if (program == nullptr) Violate("a client does not run although everything healed");
-      if (program == nullptr) continue;
-      for (const auto& user : program->users) {
-        if (!user->up()) {
-          Violate(std::to_string(bound / 1s) + " s after everything healed: " + user->Describe());
-        }
-      }
-    }
-  }
+  CheckRecovery();
   CheckProcesses();
   for (const ClientProgram* program : programs) {
     if (program == nullptr) continue;
@@ -829,8 +870,12 @@ RunResult Run::Execute() {
   if (!world_.RunUntil([this] { return AllEnded(); }, 30s)) {
     Violate("not every link has closed 30 s after Close");
   }
-  // Whatever was given up has had the time to arrive all the same.
   CheckProcesses();
+  for (ClientProgram* program : programs) {
+    if (program == nullptr) continue;
+    for (const auto& user : program->users) user->Destroy();
+  }
+  // Whatever was given up has had the time to arrive all the same.
   world_.RunFor(60s);
   CheckProcesses();
   for (LoopChecker& loop : loops_) loop.CheckAtEase();

@@ -107,7 +107,8 @@ LinkPlan DrawLink(Random& random, std::size_t clients, std::size_t servers, std:
   constexpr Duration kDrains[] = {0ms, 100ms, 2s};
   options.drain = OneOf(random, kDrains);
   if (Chance(random, 5)) options.attempts_max = static_cast<std::uint32_t>(5 + random.Below(20));
-  plan.overrules = Chance(random, 60);
+  if (Chance(random, 5)) options.give_up_after = Between(random, 2s, 30s);
+  plan.decides = Chance(random, 60);
 
   constexpr std::size_t kSizes[] = {32, 64, 64, 500, 4000};
   plan.message_size = OneOf(random, kSizes);
@@ -214,6 +215,11 @@ Scenario::Scenario(std::uint64_t seed_of_run) : seed(seed_of_run) {
   constexpr Duration kLatencies[] = {50us, 1ms, 10ms, 40ms};
   latency = OneOf(random, kLatencies);
   jitter = Chance(random, 50) ? latency / 2 : Duration::zero();
+  // A ping that goes out after half of the silence is answered within the other half.
+  for (LinkPlan& link : links) {
+    Duration& silence_max = link.options.silence_max;
+    if (silence_max > Duration::zero()) silence_max = std::max(silence_max, 8 * (latency + jitter));
+  }
   disturbed = Between(random, 30s, 150s);
   const std::size_t count = random.Below(25);
   for (std::size_t i = 0; i < count; ++i) {
@@ -230,17 +236,6 @@ Scenario::Scenario(std::uint64_t seed_of_run) : seed(seed_of_run) {
   }
   std::stable_sort(disturbances.begin(), disturbances.end(),
                    [](const Disturbance& a, const Disturbance& b) { return a.at < b.at; });
-}
-
-bool Stalls(const Scenario& scenario) {
-  for (const Fault fault : {Fault::kClock, Fault::kLateTimer, Fault::kCompletionOrder,
-                            Fault::kCompletionAfterClose, Fault::kInterrupted}) {
-    if (scenario.rates[static_cast<std::size_t>(fault)] > 0) return true;
-  }
-  return std::any_of(scenario.disturbances.begin(), scenario.disturbances.end(),
-                     [](const Disturbance& disturbance) {
-                       return disturbance.kind == Disturbance::Kind::kFreeze;
-                     });
 }
 
 }  // namespace holdfast::swarm

@@ -26,7 +26,7 @@ struct LinkPlan {
   Duration send_interval{0};   // Between messages; 0: none but what the others make.
   std::size_t burst = 1;       // Messages at once.
   bool marks_healthy = false;  // MarkHealthy at the first echo.
-  bool overrules = false;      // decide: a permanent error is backed off, too.
+  bool decides = false;  // decide: a permanent error is backed off, too; in mischief, anything.
   std::uint32_t mischief = 0;  // Of 65,536 callbacks: Close, Drop, RetryNow, or destroy in it.
 };
 
@@ -75,9 +75,6 @@ struct Scenario {
   Duration latency{0};
   Duration jitter{0};
 };
-
-// What may make the loop itself late, given the rates.
-[[nodiscard]] bool Stalls(const Scenario& scenario);
 
 }  // namespace holdfast::swarm
 

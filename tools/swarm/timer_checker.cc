@@ -5,11 +5,12 @@
 
 namespace holdfast::swarm {
 
-TimerChecker::TimerChecker(Reactor& reactor, internal::Random& random,
-                           absl::AnyInvocable<Duration()> lateness_max, Report report)
+TimerChecker::TimerChecker(Reactor& reactor, internal::Random& random, const Oracle& oracle,
+                           absl::AnyInvocable<void()> on_fire, Report report)
     : reactor_(reactor),
       random_(random),
-      lateness_max_(std::move(lateness_max)),
+      oracle_(oracle),
+      on_fire_(std::move(on_fire)),
       report_(std::move(report)) {
   for (std::size_t i = 0; i < slots_.size(); ++i) Make(i);
 }
@@ -35,14 +36,16 @@ void TimerChecker::Arm(std::size_t index) {
 }
 
 void TimerChecker::OnFire(std::size_t index) {
+  on_fire_();
   const Instant now = reactor_.Now();
   const Instant due = std::exchange(slots_[index].due, kNever);
   if (due == kNever) {
     Fail(index, "fired although it was not armed");
   } else if (now < due) {
     Fail(index, "fired " + std::to_string((due - now).count()) + " ns early");
-  } else if (now - due > lateness_max_()) {
-    Fail(index, "fired " + std::to_string((now - due).count()) + " ns late");
+  } else if (const Duration late = oracle_.Unexplained(due, now, false); late > Duration::zero()) {
+    Fail(index, "fired " + std::to_string((now - due).count()) +
+                    " ns late, of which nothing explains " + std::to_string(late.count()));
   }
   if (slots_[index].timer->armed()) Fail(index, "armed in its own callback");
   const std::size_t other = random_.Below(slots_.size());
@@ -71,7 +74,7 @@ void TimerChecker::CheckNoneLost() {
   const Instant now = reactor_.Now();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].timer->armed() != (slots_[i].due != kNever)) Fail(i, "armed() is wrong");
-    if (slots_[i].due < now - lateness_max_()) {
+    if (slots_[i].due < now && oracle_.Unexplained(slots_[i].due, now, false) > Duration::zero()) {
       Fail(i, "lost: was due " + std::to_string((now - slots_[i].due).count()) + " ns ago");
     }
   }

@@ -14,6 +14,7 @@
 #include <holdfast/timer.h>
 #include "absl/functional/any_invocable.h"
 #include "base/random.h"
+#include "swarm/link_checker.h"
 
 namespace holdfast::swarm {
 
@@ -21,9 +22,9 @@ class TimerChecker {
  public:
   using Report = absl::AnyInvocable<void(const std::string& violation)>;
 
-  // `lateness_max` says how late the loop may have been. What is given outlives it.
-  TimerChecker(Reactor& reactor, internal::Random& random,
-               absl::AnyInvocable<Duration()> lateness_max, Report report);
+  // `on_fire` is called whenever one fires. What is given outlives it.
+  TimerChecker(Reactor& reactor, internal::Random& random, const Oracle& oracle,
+               absl::AnyInvocable<void()> on_fire, Report report);
 
   // At the end of the run: is any overdue?
   void CheckNoneLost();
@@ -41,7 +42,8 @@ class TimerChecker {
 
   Reactor& reactor_;
   internal::Random& random_;
-  absl::AnyInvocable<Duration()> lateness_max_;
+  const Oracle& oracle_;
+  absl::AnyInvocable<void()> on_fire_;
   Report report_;
   std::array<Slot, 4> slots_;
 };
