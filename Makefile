@@ -175,6 +175,7 @@ tests: $(TESTS) ## the test binaries, without running them
 
 ##@ Run
 sim: $(SWARM) ## the swarm over the simulated kernel: SEEDS=2000 FIRST=1 JOBS=2; HOLDFAST_SEED=7 plays one again
+	$(if $(SWARM),,$(error make sim needs both backends: URING=1))
 	$(Q)$(SWARM) --first=$(FIRST) --seeds=$(SEEDS) --jobs=$(JOBS) $(if $(TARGETS),--targets)
 
 herd: $(HERD) ## thundering herds, policy by policy, as CSV and SVG in build/herd: LINKS=10000 OUTAGE=60s JOBS=2
@@ -274,7 +275,7 @@ format: ## clang-format over all sources
 	$(Q)clang-format -i $(CODE)
 
 tidy: ## clang-tidy over the library and the tools (slow; not part of check)
-	$(Q)clang-tidy --quiet $(LIB_SOURCES) $(SIM_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) -- -xc++ $(LANGUAGE) $(INCLUDES_tools) $(DEFINES) $(PACKAGE_CFLAGS)
+	$(Q)clang-tidy --quiet $(LIB_SOURCES) $(SIM_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(SWARM_SOURCES) $(HERD_SOURCES) $(HERD_MAIN) -- -xc++ $(LANGUAGE) $(INCLUDES_tools) $(DEFINES) $(PACKAGE_CFLAGS)
 
 docs: $(BIN)/print_tables ## write the tables into docs/errors.md and docs/link.md
 	$(Q)$(PYTHON) -B tools/check/tables.py --update $(BIN)/print_tables

@@ -24,9 +24,9 @@
 // again after every restart; what it returned is destroyed when its process dies.
 //
 // When what may be called: between runs of the world, or in a function given to SimWorld::After, one
-// may use everything here, and reactors and handles as well (they notice when the world goes on). In
-// callbacks of the simulated programs: After, Now, elapsed, Draw, and what is only read. The rest
-// checks.
+// may use everything here, and reactors and handles as well (what that starts goes on once the world runs
+// again). In callbacks of the simulated programs: After, Now, elapsed, Draw, and what is only read.
+// Anything else there is a mistake of the test, and ends the process.
 //
 // Lifetimes: hosts live as long as their world. Links, Timers and all else that was made on a reactor
 // is gone before that reactor dies: what a program returned is, by itself; what you keep elsewhere,
@@ -94,7 +94,7 @@ enum class SimNameFailure : std::uint8_t {
 };
 
 struct SimOptions {
-  // Decides all that is left to chance. Nothing: HOLDFAST_SEED of the environment, else 1; so a failure
+  // Decides all that is left to chance. Unset: HOLDFAST_SEED of the environment, else 1; so a failure
   // is played again with what replay() printed, and without a change to the test.
   std::optional<std::uint64_t> seed = std::nullopt;
   // Of every process. kAuto: drawn from the seed at each of its starts. The environment's
@@ -111,7 +111,7 @@ struct SimStats {
   Duration elapsed{0};            // Virtual time since the world began.
   std::uint64_t events = 0;       // Segments, timers of TCP, answers of name servers.
   std::uint64_t completions = 0;  // Told to reactors by epoll and io_uring.
-  std::uint64_t surprises = 0;    // By SetSurprises.
+  std::uint64_t surprises = 0;    // How often one of SetSurprises struck.
 };
 
 // A machine with an address, a kernel and one process.
@@ -129,9 +129,9 @@ class SimHost {
   // The reactor of the process. Requires running(); another one after each start.
   [[nodiscard]] Reactor& reactor() noexcept;
 
-  // `program` is a callable of Reactor& that returns anything which owns what it made: an object, a
-  // std::unique_ptr, a struct of several. Called now, where the process lives, and at every start from
-  // now on. Several programs of a host start in the order in which they came, and end in the other.
+  // Installs a program: a callable of Reactor& that returns anything which owns what it made, an object, a
+  // std::unique_ptr, a struct of several. Called at once if the process is running, and again at every
+  // later start. Several programs of a host start in the order in which they came, and end in the other.
   template <typename Program>
   void Run(Program program) {
     using Object = std::invoke_result_t<Program&, Reactor&>;

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -56,7 +57,14 @@ constexpr std::array kSurprises = {
 std::uint64_t SeedFrom(const std::optional<std::uint64_t>& given) {
   if (given.has_value()) return *given;
   const char* const text = std::getenv("HOLDFAST_SEED");
-  return text != nullptr ? std::strtoull(text, nullptr, 0) : kDefaultSeed;
+  if (text == nullptr) return kDefaultSeed;
+  const std::string_view digits(text);
+  const bool hex = digits.starts_with("0x");
+  const char* const end = text + digits.size();
+  std::uint64_t seed = 0;
+  const auto [stopped, error] = std::from_chars(text + (hex ? 2 : 0), end, seed, hex ? 16 : 10);
+  HOLDFAST_CHECK(error == std::errc() && stopped == end);  // A seed that is not the one meant.
+  return seed;
 }
 
 // The seed of one of many streams.

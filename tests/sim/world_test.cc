@@ -1023,6 +1023,12 @@ TEST(SimWorldSeedTest, TheSeedIsTheOneGivenOrTheEnvironmentsOrOne) {
   EXPECT_EQ(SimWorld(5).seed(), 5u);
   ::setenv("HOLDFAST_SEED", "0x10", 1);
   EXPECT_EQ(SimWorld().seed(), 16u);
+  ::setenv("HOLDFAST_SEED", "010", 1);
+  EXPECT_EQ(SimWorld().seed(), 10u);
+  for (const char* const wrong : {"", "7x", "seven", "-1", "0x"}) {
+    ::setenv("HOLDFAST_SEED", wrong, 1);
+    EXPECT_DEATH(SimWorld(), "CHECK failed") << wrong;
+  }
   if (before != nullptr) {
     ::setenv("HOLDFAST_SEED", kept.c_str(), 1);
   } else {
