@@ -3,24 +3,24 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
-#include <map>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 
 #include <holdfast/holdfast.h>
 #include <holdfast/sim.h>
 #include "base/random.h"
-#include "echo/message.h"
 #include "sim/inside.h"
 #include "sim/tcp.h"
 #include "swarm/failing_new.h"
 #include "swarm/host_oracle.h"
 #include "swarm/link_checker.h"
+#include "swarm/link_user.h"
 #include "swarm/loop_checker.h"
+#include "swarm/play.h"
 #include "swarm/scenario.h"
+#include "swarm/server_program.h"
 #include "swarm/timer_checker.h"
 
 namespace holdfast::swarm {
@@ -31,97 +31,14 @@ using internal::sim::Inside;
 using internal::sim::Path;
 
 constexpr std::size_t kViolationsMax = 10;
-constexpr std::uint16_t kPort = 7000;
-
-// A chance of 1 in 65,536ths.
-bool Chance(Random& random, std::uint32_t rate) { return random.Below(65536) < rate; }
 
 class Run;
 
-// --- The other side: an echo server of the shipped Listener and Stream, which may misbehave.
-
-class ServerProgram {
- public:
-  ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan, LoopChecker& loop);
-  ~ServerProgram();
-  ServerProgram(const ServerProgram&) = delete;
-  ServerProgram& operator=(const ServerProgram&) = delete;
-
- private:
-  enum class Manner { kEcho, kEnd, kReset, kStall, kHalfClose, kGarbage };
-  struct Session {
-    ServerProgram* program;
-    std::uint64_t id;
-    std::unique_ptr<Stream> stream = nullptr;
-    Manner manner = Manner::kEcho;
-    std::uint64_t patience = 0;  // Bytes until it misbehaves.
-    std::uint64_t received = 0;
-    std::unique_ptr<Timer> timer = nullptr;  // Resumes, or reads on.
-  };
-
-  void Listen(std::string endpoint);
-  void OnAccept(std::unique_ptr<Stream> stream);
-  void OnData(Session& session, std::span<const std::byte> bytes);
-  void Misbehave(Session& session);
-  void Forget(std::uint64_t id) { sessions_.erase(id); }
-
-  Run& run_;
-  Reactor& reactor_;
-  const ServerPlan& plan_;
-  LoopChecker& loop_;
-  std::shared_ptr<const StreamOptions> options_;
-  std::vector<std::unique_ptr<Listener>> listeners_;
-  std::vector<std::string> unbound_;  // To be tried again.
-  std::unique_ptr<Timer> listen_timer_;
-  std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
-  std::uint64_t next_id_ = 0;
-};
-
-// --- One link, its user, and its checker; made anew when it closed or was destroyed.
-
+// A checker, and the options that it and its link share.
 struct Incarnation {
   std::shared_ptr<const LinkOptions> options;
   std::unique_ptr<LinkChecker> checker;
   std::uint32_t client = 0;
-};
-
-class LinkUser {
- public:
-  LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index, LoopChecker& loop);
-  ~LinkUser();
-  LinkUser(const LinkUser&) = delete;
-  LinkUser& operator=(const LinkUser&) = delete;
-
-  [[nodiscard]] bool ended() const { return link_ == nullptr || checker_->closed(); }
-  [[nodiscard]] const LinkChecker& checker() const { return *checker_; }
-  [[nodiscard]] LinkChecker& checker() { return *checker_; }
-  // "link 3 is in backoff, last: connect: Connection refused (ECONNREFUSED)"
-  [[nodiscard]] std::string Describe() const;
-  void Close();
-  // At the end, for good.
-  void Destroy();
-
- private:
-  void Make();
-  void MakeLater(Duration delay);
-  void SendSome();
-  void Mischief();
-  [[nodiscard]] Instant Now() const { return reactor_.Now(); }
-
-  Run& run_;
-  Reactor& reactor_;
-  const LinkPlan& plan_;
-  const std::size_t index_;
-  LoopChecker& loop_;
-  LinkChecker* checker_ = nullptr;
-  std::unique_ptr<Link> link_;
-  Timer send_timer_;
-  Timer make_timer_;
-  std::string message_;
-  std::string last_;  // Why it went down.
-  std::uint64_t session_bytes_ = 0;
-  std::uint64_t pings_before_ = 0;
-  bool closing_ = false;
 };
 
 class ClientProgram {
@@ -139,25 +56,22 @@ class ClientProgram {
   const std::size_t client_;
 };
 
-class Run {
+class Run final : public Play {
  public:
   Run(std::uint64_t seed, absl::AnyInvocable<void(std::string_view)> tell);
   RunResult Execute();
 
-  void Violate(const std::string& violation) {
+  void Violate(const std::string& violation) override {
     if (result_.violations.size() < kViolationsMax) result_.violations.push_back(violation);
   }
   LinkChecker& NewChecker(std::shared_ptr<const LinkOptions> options, std::size_t link,
-                          std::size_t client);
+                          std::size_t client) override;
   [[nodiscard]] const HostOracle& OracleOf(std::size_t client) const { return oracles_[client]; }
-  void CheckSingleDial(std::size_t client);
+  void CheckSingleDial(std::size_t client) override;
 
-  internal::sim::World& inner() { return *inner_; }
-  const internal::sim::World& inner() const { return *inner_; }
-  Random& random() { return random_; }
+  internal::sim::FaultPlan& faults() override { return inner_->faults; }
   const Scenario& scenario() const { return scenario_; }
   LoopChecker& loop(std::size_t host) { return loops_[host]; }  // Clients, then servers.
-  bool disturbed() const { return disturbed_; }
 
   std::vector<ClientProgram*> programs;  // Of each client; null while its process is dead.
 
@@ -165,7 +79,7 @@ class Run {
   void Build();
   void Disturb(const Disturbance& disturbance);
   void Undo(const Disturbance& disturbance);
-  void PostAndExpect(SimHost& host);
+  void PostFromOutside(SimHost& host);
   void PostFromThread(SimHost& host);
   void HealAll();
   void CheckAccounts();
@@ -195,10 +109,8 @@ class Run {
 
   RunResult result_;
   const Scenario scenario_;
-  Random random_;
   std::vector<Incarnation> incarnations_;
   std::vector<std::unique_ptr<Posts>> posts_;
-  bool disturbed_ = true;
   Instant healed_at_ = kNever;
   SimPath path_;
   SimWorld world_;
@@ -209,278 +121,6 @@ class Run {
   std::vector<SimHost*> servers_;
   std::vector<LoopChecker> loops_;  // Of clients, then of servers.
 };
-
-// --- ServerProgram.
-
-ServerProgram::ServerProgram(Run& run, Reactor& reactor, const ServerPlan& plan, LoopChecker& loop)
-    : run_(run), reactor_(reactor), plan_(plan), loop_(loop) {
-  StreamOptions options;
-  options.drain = 500ms;
-  options.on_data = [](Stream& stream, std::span<const std::byte> bytes) {
-    auto& session = *static_cast<Session*>(stream.user());
-    session.program->OnData(session, bytes);
-  };
-  options.on_closed = [](Stream& stream, const StreamClosed&) {
-    auto& session = *static_cast<Session*>(stream.user());
-    session.program->loop_.OnCallback();
-    session.program->Forget(session.id);
-  };
-  options_ = std::make_shared<const StreamOptions>(std::move(options));
-  listen_timer_ = std::make_unique<Timer>(reactor_, [this] {
-    for (std::string& endpoint : std::exchange(unbound_, {})) Listen(std::move(endpoint));
-  });
-  Listen("[::]:" + std::to_string(kPort));  // Of both families (ipv6(7), IPV6_V6ONLY).
-}
-
-ServerProgram::~ServerProgram() { sessions_.clear(); }
-
-void ServerProgram::Listen(std::string endpoint) {
-  auto listener = Listener::Create(
-      reactor_,
-      {.endpoint = endpoint, .on_accept = [this](Listener&, std::unique_ptr<Stream> stream) {
-         OnAccept(std::move(stream));
-       }});
-  if (listener.ok()) return listeners_.push_back(*std::move(listener));
-  // Out of something, by a fault: a server tries again.
-  unbound_.push_back(std::move(endpoint));
-  listen_timer_->Arm(reactor_.Now() + 500ms);
-}
-
-void ServerProgram::OnAccept(std::unique_ptr<Stream> stream) {
-  loop_.OnCallback();
-  const std::uint64_t id = ++next_id_;
-  auto session = std::make_unique<Session>(Session{.program = this, .id = id});
-  session->stream = std::move(stream);
-  Random& random = run_.random();
-  if (run_.disturbed() && Chance(random, plan_.misbehaves)) {
-    constexpr Manner kManners[] = {Manner::kEnd, Manner::kReset, Manner::kStall, Manner::kHalfClose,
-                                   Manner::kGarbage};
-    session->manner = kManners[random.Below(std::size(kManners))];
-    session->patience = random.Below(2) == 0 ? 0 : random.Below(4000);
-  }
-  Session& placed = *session;
-  sessions_.emplace(id, std::move(session));
-  placed.stream->Start(options_, &placed);
-  if (placed.manner != Manner::kEcho && placed.patience == 0) Misbehave(placed);
-}
-
-void ServerProgram::OnData(Session& session, std::span<const std::byte> bytes) {
-  loop_.OnCallback();
-  session.received += bytes.size();
-  const SendStatus sent = session.stream->Send(bytes);
-  if (sent == SendStatus::kFull) session.stream->Close(0ms);  // Nobody reads its echoes.
-  if (session.manner != Manner::kEcho && session.received > session.patience && run_.disturbed()) {
-    Misbehave(session);
-  }
-  if (plan_.slow && session.timer == nullptr && session.stream->open()) {
-    session.stream->PauseReceive();
-    session.timer = std::make_unique<Timer>(reactor_, [&session] {
-      session.program->loop_.OnCallback();
-      session.stream->ResumeReceive();
-      if (session.timer != nullptr) session.timer.reset();
-    });
-    session.timer->Arm(reactor_.Now() + 30ms);
-  }
-}
-
-void ServerProgram::Misbehave(Session& session) {
-  auto& faults = run_.inner().faults;
-  switch (std::exchange(session.manner, Manner::kEcho)) {
-    case Manner::kEcho:
-      return;
-    case Manner::kEnd:
-      faults.Hit(Fault::kFin);
-      return session.stream->Close(0ms);
-    case Manner::kReset:
-      return session.stream->Drop(Error::Protocol());
-    case Manner::kStall:
-      faults.Hit(Fault::kZeroWindow);
-      session.stream->PauseReceive();
-      session.timer =
-          std::make_unique<Timer>(reactor_, [&session] { session.stream->ResumeReceive(); });
-      session.timer->Arm(reactor_.Now() +
-                         Duration(static_cast<std::int64_t>(run_.random().Below(15'000'000'000))));
-      return;
-    case Manner::kHalfClose:
-      faults.Hit(Fault::kHalfClose);
-      return session.stream->CloseWrite();
-    case Manner::kGarbage:
-      static_cast<void>(session.stream->Send("this is not one of our messages, whatever it is"));
-      return;
-  }
-}
-
-// --- LinkUser.
-
-LinkUser::LinkUser(Run& run, Reactor& reactor, const LinkPlan& plan, std::size_t index,
-                   LoopChecker& loop)
-    : run_(run),
-      reactor_(reactor),
-      plan_(plan),
-      index_(index),
-      loop_(loop),
-      send_timer_(reactor, [this] { SendSome(); }),
-      make_timer_(reactor, [this] { Make(); }) {
-  Make();
-}
-
-LinkUser::~LinkUser() {
-  if (checker_ != nullptr) checker_->OnDestroyed();
-}
-
-void LinkUser::MakeLater(Duration delay) {
-  if (!closing_) make_timer_.Arm(Now() + delay);
-}
-
-void LinkUser::Make() {
-  link_.reset();
-  auto options = std::make_shared<LinkOptions>(LinkOptions{
-      .endpoints = plan_.options.endpoints,
-      .backoff = plan_.options.backoff,
-      .attempts_max = plan_.options.attempts_max,
-      .give_up_after = plan_.options.give_up_after,
-      .healthy_after = plan_.options.healthy_after,
-      .connect_timeout = plan_.options.connect_timeout,
-      .attempt_timeout = plan_.options.attempt_timeout,
-      .login_timeout = plan_.options.login_timeout,
-      .silence_max = plan_.options.silence_max,
-      .ping = plan_.options.ping,
-      .ping_interval = plan_.options.ping_interval,
-      .queue_high = plan_.options.queue_high,
-      .queue_low = plan_.options.queue_low,
-      .queue_max = plan_.options.queue_max,
-      .drain = plan_.options.drain,
-  });
-  options->socket.send_buffer = plan_.options.socket.send_buffer;
-  options->on_dial = [this](Link&, std::uint32_t attempt, std::string_view endpoint) {
-    loop_.OnCallback();
-    checker_->OnDial(Now(), attempt, endpoint);
-    run_.CheckSingleDial(plan_.client);
-    Mischief();
-  };
-  options->on_up = [this](Link& link) {
-    loop_.OnCallback();
-    checker_->OnUp(Now(), link.local());
-    session_bytes_ = 0;
-    pings_before_ = link.stats().pings;
-    if (!send_timer_.armed()) send_timer_.Arm(Now() + plan_.send_interval);
-    SendSome();
-    Mischief();
-  };
-  options->on_data = [this](Link& link, std::span<const std::byte> bytes) {
-    loop_.OnCallback();
-    checker_->OnData(Now(), bytes);
-    if (checker_->garbage()) {
-      const Error error = Error::Protocol();
-      checker_->OnDrop(Now(), error);
-      link.Drop(error);
-      return;
-    }
-    if (plan_.marks_healthy) {
-      checker_->OnMarkHealthy(Now());
-      link.MarkHealthy();
-    }
-    Mischief();
-  };
-  if (plan_.decides) {
-    options->decide = [this](const Down& down) {
-      Verdict verdict = down.error.IsTemporary() ? Verdict::kByClass : Verdict::kBackOff;
-      if (run_.disturbed() && Chance(run_.random(), plan_.mischief)) {
-        verdict = static_cast<Verdict>(run_.random().Below(4));
-      }
-      checker_->SetVerdict(verdict);
-      return verdict;
-    };
-  }
-  options->on_down = [this](Link&, const Down& down) {
-    loop_.OnCallback();
-    checker_->OnDown(Now(), down);
-    last_ = down.ToString();
-    Mischief();
-  };
-  options->on_closed = [this](Link&, const Closed& closed) {
-    loop_.OnCallback();
-    checker_->OnClosed(Now(), closed);
-    MakeLater(500ms);
-  };
-  const std::shared_ptr<const LinkOptions> shared = std::move(options);
-  checker_ = &run_.NewChecker(shared, index_, plan_.client);
-  auto link = Link::Create(reactor_, shared);
-  if (!link.ok()) return run_.Violate("Link::Create: " + link.status().ToString());
-  link_ = *std::move(link);
-  checker_->OnStart(Now());
-  link_->Start();
-}
-
-void LinkUser::SendSome() {
-  loop_.OnCallback();
-  if (link_ == nullptr || closing_) return;
-  for (std::size_t i = 0; i < plan_.burst && link_->writable(); ++i) {
-    // Its sequence is the one that Send will give it.
-    const std::uint64_t sequence = link_->stats().messages + 1;
-    const std::string payload(plan_.message_size - std::min(plan_.message_size, echo::kHeaderBytes),
-                              'x');
-    echo::Encode({.kind = echo::MessageKind::kLoad,
-                  .link = static_cast<std::uint32_t>(index_),
-                  .sequence = sequence,
-                  .payload = payload},
-                 message_);
-    const std::uint64_t pings =
-        (link_->stats().pings - pings_before_) * link_->options().ping.size();
-    const SendResult result = link_->Send(message_);
-    if (result.status != SendStatus::kQueued) break;
-    checker_->OnSent(Now(), result.sequence, session_bytes_ + pings, message_.size());
-    session_bytes_ += message_.size();
-  }
-  if (plan_.send_interval > Duration::zero()) send_timer_.Arm(Now() + plan_.send_interval);
-}
-
-// In any callback the user may do anything.
-void LinkUser::Mischief() {
-  if (!run_.disturbed() || closing_ || plan_.mischief == 0) return;
-  if (!Chance(run_.random(), plan_.mischief)) return;
-  switch (run_.random().Below(4)) {
-    case 0:
-      checker_->OnClose(Now(), plan_.options.drain);
-      link_->Close();
-      return;
-    case 1: {
-      const Error error = Error::Protocol();
-      checker_->OnDrop(Now(), error);
-      return link_->Drop(error);
-    }
-    case 2:
-      checker_->OnRetryNow(Now());
-      return link_->RetryNow();
-    default:
-      run_.inner().faults.Hit(Fault::kDestroyInCallback);
-      checker_->OnDestroyed();
-      MakeLater(200ms);
-      link_.reset();
-      return;
-  }
-}
-
-void LinkUser::Destroy() {
-  checker_->OnDestroyed();
-  link_.reset();
-}
-
-void LinkUser::Close() {
-  closing_ = true;
-  make_timer_.Cancel();
-  if (link_ == nullptr) return;
-  checker_->OnClose(Now(), plan_.options.drain);
-  link_->Close();
-}
-
-std::string LinkUser::Describe() const {
-  std::string text = "link " + std::to_string(index_);
-  if (link_ == nullptr) return text + " is not made";
-  text +=
-      " to " + link_->options().endpoints.front() + " is " + std::string(ToString(link_->state()));
-  return last_.empty() ? text : text + ", last: " + last_;
-}
 
 // --- ClientProgram.
 
@@ -504,8 +144,8 @@ ClientProgram::~ClientProgram() { run_.programs[client_] = nullptr; }
 // --- Run.
 
 Run::Run(std::uint64_t seed, absl::AnyInvocable<void(std::string_view)> tell)
-    : scenario_(seed),
-      random_(seed ^ 0x0ddba11),
+    : Play(seed ^ 0x0ddba11),
+      scenario_(seed),
       world_(SimOptions{.seed = seed, .trace = std::move(tell)}),
       inner_(&Inside::Of(world_)),
       failing_new_(inner_->faults) {}
@@ -609,7 +249,7 @@ void Run::Disturb(const Disturbance& disturbance) {
     case Disturbance::Kind::kPosts:
       if (!victim.running() || LoopOf(victim).stopped()) return;
       inner_->faults.Hit(Fault::kPostDuringStop);
-      PostAndExpect(victim);
+      PostFromOutside(victim);
       LoopOf(victim).OnStop();
       return victim.reactor().Stop();
     case Disturbance::Kind::kThreadPosts:
@@ -641,7 +281,7 @@ void Run::Post(Posts& posts) {
   }
 }
 
-void Run::PostAndExpect(SimHost& host) { Post(NewPosts(host)); }
+void Run::PostFromOutside(SimHost& host) { Post(NewPosts(host)); }
 
 // From another thread, which wakes the loop, whatever it waits for.
 void Run::PostFromThread(SimHost& host) {
@@ -652,7 +292,7 @@ void Run::PostFromThread(SimHost& host) {
         auto& mine = *static_cast<Posts*>(argument);
         // Later than whatever was done from outside, which wakes every loop.
         internal::sim::Schedule::Sleeper sleeper;
-        auto& schedule = mine.run->inner().schedule;
+        auto& schedule = mine.run->inner_->schedule;
         schedule.Block(sleeper, schedule.now() + 1us);
         if (mine.alive() && !mine.loop->stopped()) mine.run->Post(mine);
       },
