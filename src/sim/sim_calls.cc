@@ -384,6 +384,13 @@ Duration SimKernel::RunningTime(Instant from, Instant until, bool told) const {
   return Delays::Outside({&world_.stalls, &stops_}, from, until);
 }
 
+Instant SimKernel::RunsFrom(Instant at) const {
+  for (Instant next = at;; at = next) {
+    next = stops_.EndAt(world_.stalls.EndAt(at));
+    if (next == at) return at;
+  }
+}
+
 SimKernel::Timeout SimKernel::DrawTimeout(Duration timeout) {
   if (timeout == kNeverTimeout) return {kNever, kNever};
   const Instant due = SaturatingAdd(world_.schedule.now(), timeout);

@@ -79,6 +79,8 @@ class SimKernel final : public Kernel {
   // frozen, no wait was late (kLateTimer), the clock did not stall. With `told`: and everything that
   // had happened had been told (Host::held_back).
   [[nodiscard]] Duration RunningTime(Instant from, Instant until, bool told) const;
+  // The first time from `at` on, which is not after now, at which it could run.
+  [[nodiscard]] Instant RunsFrom(Instant at) const;
   // False: io_uring_setup says what `error` (-errno) says, or EPERM (seccomp) where that is 0.
   void SetRings(bool allowed, int error) noexcept {
     rings_allowed_ = allowed;

@@ -19,6 +19,9 @@ class HostOracle final : public Oracle {
   [[nodiscard]] Duration Unexplained(Instant from, Instant until, bool told) const override {
     return internal::sim::Inside::KernelOf(host_).RunningTime(from, until, told);
   }
+  [[nodiscard]] Instant RunsFrom(Instant at) const override {
+    return internal::sim::Inside::KernelOf(host_).RunsFrom(at);
+  }
   [[nodiscard]] std::optional<Truth> Find(const SocketAddress& local,
                                           Instant opened_by) const override;
   [[nodiscard]] bool OddHandshakes() const override {

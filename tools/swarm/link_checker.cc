@@ -249,6 +249,21 @@ void LinkChecker::CheckDeath(Instant now) {
   Fail(now, "called dead " + Text(now - life) + " after its last sign of life");
 }
 
+// A loop that stood still when the peer was to be judged, and for more than a quarter of silence_max longer,
+// grants one fresh lease: the peer's answers may lie unread, or it was never asked.
+void LinkChecker::CheckStallGuard(Instant now) {
+  const Duration silence = options_.silence_max;
+  const Instant due = life_ + silence;
+  const Instant back = oracle_.RunsFrom(due);
+  if (back <= due + silence / 4) return;
+  // It may have been granted before that, for another stall.
+  const bool first = silence - oracle_.Unexplained(life_, due, false) <= silence / 4;
+  const Instant earliest = first ? back + silence : life_ + silence + silence / 2 + silence / 4;
+  if (now < earliest) {
+    Fail(now, "called dead " + Text(now - back) + " after the loop had stood still");
+  }
+}
+
 // Healthy by surviving: the wheel's turn may come late, never early.
 void LinkChecker::CheckHealth(Instant now, const Down& down) {
   const Instant healthy_at = SaturatingAdd(up_, options_.healthy_after);
@@ -326,7 +341,10 @@ void LinkChecker::EndSession(Instant now, const Down& down) {
   ++cycles_;
   const bool heartbeat = down.error.operation == Operation::kHeartbeat &&
                          down.error.error_class == ErrorClass::kTimeout;
-  if (heartbeat && !dropped_.has_value()) CheckDeath(now);
+  if (heartbeat && !dropped_.has_value()) {
+    CheckDeath(now);
+    if (!kernel_life()) CheckStallGuard(now);
+  }
   const bool login = down.error == Error::Deadline(Operation::kUser);
   if (login && !dropped_.has_value() && now - up_ < options_.login_timeout) {
     Fail(now, "out of time for the login after " + Text(now - up_));

@@ -39,6 +39,8 @@ class Oracle {
   // How much of the time between the two no fault explains: the process could have run. With `told`: and
   // what had happened had been told to it.
   [[nodiscard]] virtual Duration Unexplained(Instant from, Instant until, bool told) const = 0;
+  // The first time from `at` on at which the process could run.
+  [[nodiscard]] virtual Instant RunsFrom(Instant at) const = 0;
   // A handshake may look done when it is not (docs/kernel.md 1).
   [[nodiscard]] virtual bool OddHandshakes() const = 0;
   // A connection as both kernels know it, in bytes of the stream from here to the peer.
@@ -146,6 +148,7 @@ class LinkChecker {
   void CheckSession(Instant now);
   void CheckSilence(Instant now);
   void CheckDeath(Instant now);
+  void CheckStallGuard(Instant now);
   void CheckHealth(Instant now, const Down& down);
   void CheckAccount(Instant now, const Down& down, const Oracle::Truth& truth);
   void CheckReason(Instant now, const Down& down, const Oracle::Truth& truth);
