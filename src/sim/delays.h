@@ -4,6 +4,7 @@
 #define HOLDFAST_SIM_DELAYS_H_
 
 #include <algorithm>
+#include <cstdint>
 #include <initializer_list>
 #include <iterator>
 #include <map>
@@ -11,6 +12,9 @@
 #include <holdfast/time.h>
 
 namespace holdfast::internal::sim {
+
+// What it takes for a process to be in time with something: to run, or also to be told of what happened.
+enum class Needs : std::uint8_t { kToRun, kToBeTold };
 
 class Delays {
  public:

@@ -85,7 +85,7 @@ bool Schedule::Step(Instant end) {
     now_ = due;
   }
   if (timeout) {
-    TimeOut(*sleeper);
+    EndSleep(*sleeper);
   } else {
     RunEvent();
   }
@@ -145,7 +145,7 @@ bool Schedule::Block(Sleeper& sleeper, Instant deadline) {
   outside_turn_ = false;
   while (!outside_turn_) {
     // Where nothing is left that could wake it, it has slept enough.
-    if (!Step(kNever)) TimeOut(sleeper);
+    if (!Step(kNever)) EndSleep(sleeper);
   }
   return sleeper.woken;
 }
@@ -153,11 +153,11 @@ bool Schedule::Block(Sleeper& sleeper, Instant deadline) {
 void Schedule::Wake(Sleeper& sleeper) {
   if (sleeper.woken) return;
   sleeper.woken = true;
-  if (sleeper.asleep) TimeOut(sleeper);
+  if (sleeper.asleep) EndSleep(sleeper);
 }
 
 // Ends the sleep, for whatever reason.
-void Schedule::TimeOut(Sleeper& sleeper) {
+void Schedule::EndSleep(Sleeper& sleeper) {
   sleeper.asleep = false;
   if (sleeper.place != 0) Remove(sleeper);
   runnable_.push_back(sleeper.task);

@@ -114,7 +114,7 @@ class Schedule {
   bool Step(Instant end);
   void RunEvent();
   [[nodiscard]] Task* TakeRunnable();
-  void TimeOut(Sleeper& sleeper);
+  void EndSleep(Sleeper& sleeper);
   void Resume(Task& task);
 
   // The heap of sleepers by deadline.

@@ -32,14 +32,6 @@ constexpr std::size_t kPartsMax = 1024;  // UIO_MAXIOV
 constexpr Duration kBusySpell = std::chrono::microseconds(10);
 // How long a child takes from fork(2) to exec(2), at most: it may do a thing or two before.
 constexpr Duration kExecMax = std::chrono::seconds(2);
-// A process that is dead and goes on waiting in vain lets the others live, too.
-constexpr std::uint32_t kDeadWaitsMax = 1000;
-constexpr Duration kDeadPause = std::chrono::milliseconds(1);
-
-constexpr Duration kLateMax = std::chrono::milliseconds(20);
-constexpr Duration kStallUnit = std::chrono::milliseconds(1);
-constexpr std::uint64_t kStallDoublings = 12;  // 1 ms, 2 ms, ... 2.048 s
-
 std::string AddressText(const sockaddr* address, socklen_t size) {
   if (address == nullptr) return "-";
   if (address->sa_family == AF_UNSPEC) return "unspecified";
@@ -276,50 +268,7 @@ void SimKernel::Inherit(std::shared_ptr<File> file) {
   });
 }
 
-// --- Giving way.
-
-bool SimKernel::GiveWay() {
-  if (!world_.schedule.may_block()) return false;
-  Wait wait;
-  waits_.PushBack(wait);
-  ++world_.giving_way;
-  world_.schedule.Block(wait.sleeper, world_.schedule.now());
-  --world_.giving_way;
-  AwaitThaw();
-  wait.Unlink();
-  return wait.interrupted;
-}
-
-// Outside of all tasks nobody is of this process.
-void SimKernel::AwaitThaw() {
-  while (frozen_ && !dead_ && world_.schedule.in_task()) {
-    Wait wait;
-    stopped_.PushBack(wait);
-    world_.schedule.Block(wait.sleeper, kNever);
-    wait.Unlink();
-  }
-}
-
-void SimKernel::Freeze() noexcept {
-  if (!std::exchange(frozen_, true)) frozen_at_ = world_.schedule.now();
-}
-
-void SimKernel::Thaw() {
-  if (!std::exchange(frozen_, false)) return;
-  stops_.Add(frozen_at_, world_.schedule.now());
-  for (Wait& wait : stopped_) world_.schedule.Wake(wait.sleeper);
-}
-
-bool SimKernel::GiveWayIfBusy() { return std::exchange(owes_way_, false) && GiveWay(); }
-
-bool SimKernel::Block(Wait& wait, Instant deadline) {
-  waits_.PushBack(wait);
-  const bool woken = world_.schedule.Block(wait.sleeper, deadline);
-  if (woken) NoteProgress();
-  AwaitThaw();
-  wait.Unlink();
-  return woken;
-}
+// --- Blocking calls.
 
 bool SimKernel::AwaitEvent(File& file) {
   if (dead_ || world_.faults.Strikes(Fault::kInterrupted)) return false;
@@ -347,13 +296,6 @@ ssize_t SimKernel::BlockWhile(SocketFile& socket, int flags, Attempt attempt) {
   return result;
 }
 
-void SimKernel::Interrupt() {
-  for (Wait& wait : waits_) {
-    wait.interrupted = true;
-    world_.schedule.Wake(wait.sleeper);
-  }
-}
-
 void SimKernel::Die() {
   if (dead_) return;
   dead_ = true;
@@ -375,39 +317,6 @@ void SimKernel::Die() {
 int SimKernel::DrawNoMemory() {
   if (!world_.faults.Strikes(Fault::kNoMemory)) return 0;
   return world_.faults.random().Below(2) == 0 ? -ENOMEM : -ENOBUFS;
-}
-
-Duration SimKernel::RunningTime(Instant from, Instant until, bool told) const {
-  until = std::min(until, late_since_);
-  if (frozen_) until = std::min(until, frozen_at_);
-  if (told) return Delays::Outside({&world_.stalls, &stops_, &host_.held_back()}, from, until);
-  return Delays::Outside({&world_.stalls, &stops_}, from, until);
-}
-
-Instant SimKernel::RunsFrom(Instant at) const {
-  for (Instant next = at;; at = next) {
-    next = stops_.EndAt(world_.stalls.EndAt(at));
-    if (next == at) return at;
-  }
-}
-
-SimKernel::Timeout SimKernel::DrawTimeout(Duration timeout) {
-  if (timeout == kNeverTimeout) return {kNever, kNever};
-  const Instant due = SaturatingAdd(world_.schedule.now(), timeout);
-  if (timeout <= Duration::zero() || !world_.faults.Strikes(Fault::kLateTimer)) return {due, due};
-  const std::uint64_t late =
-      world_.faults.random().Between(1, static_cast<std::uint64_t>(kLateMax.count()));
-  late_since_ = due;
-  return {due, SaturatingAdd(due, Duration(late))};
-}
-
-void SimKernel::EndWait(const Timeout& timeout) {
-  const Instant now = world_.schedule.now();
-  if (timeout.ends > timeout.due) stops_.Add(timeout.due, std::min(now, timeout.ends));
-  late_since_ = kNever;
-  if (!world_.faults.Strikes(Fault::kClock)) return;
-  world_.schedule.Stall(kStallUnit * (1U << world_.faults.random().Below(kStallDoublings)));
-  world_.stalls.Add(now, world_.schedule.now());
 }
 
 // --- Sockets.
@@ -764,15 +673,6 @@ int SimKernel::WaitOfTheDead(Epoll& epoll, epoll_event* events, int events_max, 
   if (count > 0) return count;
   WaitOfTheDead(timeout);
   return CollectEvents(epoll, events, events_max);
-}
-
-void SimKernel::WaitOfTheDead(Duration timeout) {
-  if (timeout != kNeverTimeout) dead_time_ += std::min(timeout, Duration::max() - dead_time_);
-  if (!world_.schedule.in_task()) return;
-  Schedule::Sleeper sleeper;
-  const bool in_vain = ++dead_waits_ > kDeadWaitsMax;
-  const Instant now = world_.schedule.now();
-  world_.schedule.Block(sleeper, in_vain ? SaturatingAdd(now, kDeadPause) : now);
 }
 
 int SimKernel::EpollWait(int epoll_fd, epoll_event* events, int events_max,

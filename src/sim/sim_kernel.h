@@ -76,9 +76,9 @@ class SimKernel final : public Kernel {
   // RLIMIT_NOFILE.
   void SetDescriptorLimit(std::size_t limit) noexcept { descriptor_limit_ = limit; }
   // How much of the time between the two, the second not after now, it could have run in: it was not
-  // frozen, no wait was late (kLateTimer), the clock did not stall. With `told`: and everything that
+  // frozen, no wait was late (kLateTimer), the clock did not stall. With kToBeTold: and everything that
   // had happened had been told (Host::held_back).
-  [[nodiscard]] Duration RunningTime(Instant from, Instant until, bool told) const;
+  [[nodiscard]] Duration RunningTime(Instant from, Instant until, Needs needs) const;
   // The first time from `at` on, which is not after now, at which it could run.
   [[nodiscard]] Instant RunsFrom(Instant at) const;
   // False: io_uring_setup says what `error` (-errno) says, or EPERM (seccomp) where that is 0.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "echo/message.h"
+#include "swarm/link_options.h"
 
 namespace holdfast::fuzz {
 namespace {
@@ -74,25 +75,8 @@ void LinkUser::Make(bool start) {
   stop_ = std::stop_source();
   stop_asked_ = false;
   close_untold_.reset();
-  auto options = std::make_shared<LinkOptions>(LinkOptions{
-      .endpoints = plan_.options.endpoints,
-      .backoff = plan_.options.backoff,
-      .attempts_max = plan_.options.attempts_max,
-      .give_up_after = plan_.options.give_up_after,
-      .healthy_after = plan_.options.healthy_after,
-      .connect_timeout = plan_.options.connect_timeout,
-      .attempt_timeout = plan_.options.attempt_timeout,
-      .login_timeout = plan_.options.login_timeout,
-      .silence_max = plan_.options.silence_max,
-      .ping = plan_.options.ping,
-      .ping_interval = plan_.options.ping_interval,
-      .queue_high = plan_.options.queue_high,
-      .queue_low = plan_.options.queue_low,
-      .queue_max = plan_.options.queue_max,
-      .drain = plan_.options.drain,
-      .stop = stop_.get_token(),
-  });
-  options->socket.send_buffer = plan_.options.socket.send_buffer;
+  auto options = std::make_shared<LinkOptions>(swarm::CopyWithoutCallbacks(plan_.options));
+  options->stop = stop_.get_token();
 
   Incarnation& made = client_.incarnations_.emplace_back();
   made.client = client_.number_;
@@ -391,7 +375,8 @@ void Client::OnTimer(std::size_t index) {
     stage_.Violate(Concat("timer ", index, " fired although it was not armed"));
   } else if (now < due) {
     stage_.Violate(Concat("timer ", index, " fired ", (due - now).count(), " ns early"));
-  } else if (const Duration late = stage_.oracles[number_]->Unexplained(due, now, false);
+  } else if (const Duration late =
+                 stage_.oracles[number_]->Unexplained(due, now, swarm::Needs::kToRun);
              late > Duration::zero()) {
     stage_.Violate(Concat("timer ", index, " fired ", (now - due).count(),
                           " ns late, and nothing explains ", late.count(), " of it"));

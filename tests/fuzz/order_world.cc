@@ -550,7 +550,7 @@ void OrderWorld::PostFromThread(std::size_t machine, const Deed& deed) {
         mine.reactor->Post([&mine, &world] {
           Client* const client = world.clients_[mine.machine];
           const Duration late = world.stage_.oracles[mine.machine]->Unexplained(
-              mine.posted, world.stage_.inner.schedule.now(), true);
+              mine.posted, world.stage_.inner.schedule.now(), swarm::Needs::kToBeTold);
           world.stage_.loops[mine.machine]->OnCallback();
           if (late > Duration::zero()) {
             world.stage_.Violate(

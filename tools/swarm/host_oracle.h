@@ -16,8 +16,8 @@ class HostOracle final : public Oracle {
   // Of the process that lives on `host`, while one does. The network keeps records; all outlive it.
   HostOracle(const internal::sim::World& world, SimHost& host) : world_(world), host_(host) {}
 
-  [[nodiscard]] Duration Unexplained(Instant from, Instant until, bool told) const override {
-    return internal::sim::Inside::KernelOf(host_).RunningTime(from, until, told);
+  [[nodiscard]] Duration Unexplained(Instant from, Instant until, Needs needs) const override {
+    return internal::sim::Inside::KernelOf(host_).RunningTime(from, until, needs);
   }
   [[nodiscard]] Instant RunsFrom(Instant at) const override {
     return internal::sim::Inside::KernelOf(host_).RunsFrom(at);

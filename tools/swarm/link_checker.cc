@@ -69,9 +69,9 @@ void LinkChecker::CheckAlive(Instant now, const char* callback) {
   if (state_ == State::kClosed) Fail(now, std::string(callback) + " after on_closed");
 }
 
-void LinkChecker::CheckDue(Instant due, Instant now, bool told, const char* what) {
+void LinkChecker::CheckDue(Instant due, Instant now, Needs needs, const char* what) {
   if (now <= due) return;
-  const Duration late = oracle_.Unexplained(due, now, told);
+  const Duration late = oracle_.Unexplained(due, now, needs);
   if (late == Duration::zero()) return;
   Fail(now, std::string(what) + " was due " + Text(now - due) + " ago, and nothing explains " +
                 Text(late) + " of it");
@@ -133,7 +133,7 @@ void LinkChecker::OnDial(Instant now, std::uint32_t attempt, std::string_view en
     Fail(now, "attempt " + std::to_string(attempt) + " after " + std::to_string(attempt_));
   }
   if (now < dial_due_) Fail(now, "dialed " + Text(dial_due_ - now) + " early");
-  CheckDue(dial_due_, now, false, "the dial");
+  CheckDue(dial_due_, now, Needs::kToRun, "the dial");
   attempt_ = attempt;
   if (!unhealthy_since_.has_value()) unhealthy_since_ = now;
   dial_due_ = kNever;
@@ -144,9 +144,11 @@ void LinkChecker::OnDial(Instant now, std::uint32_t attempt, std::string_view en
 }
 
 void LinkChecker::CheckAttempt(Instant now) {
-  CheckDue(SaturatingAdd(dialed_, options_.attempt_timeout), now, true, "the attempt's end");
+  CheckDue(SaturatingAdd(dialed_, options_.attempt_timeout), now, Needs::kToBeTold,
+           "the attempt's end");
   if (literal_) {
-    CheckDue(SaturatingAdd(dialed_, options_.connect_timeout), now, true, "the connect's end");
+    CheckDue(SaturatingAdd(dialed_, options_.connect_timeout), now, Needs::kToBeTold,
+             "the connect's end");
   }
 }
 
@@ -190,9 +192,9 @@ void LinkChecker::CheckSilence(Instant now) {
   const Instant life = last_life();
   const Instant due = life + options_.silence_max + (kernel_life() ? 1ms : 0ms);
   if (now <= due) return;
-  const Duration late = oracle_.Unexplained(due, now, true);
+  const Duration late = oracle_.Unexplained(due, now, Needs::kToBeTold);
   // The kernel may have heard something meanwhile, of which the link learns when it is due to ask.
-  const Duration stalled = now - life_ - oracle_.Unexplained(life_, now, true);
+  const Duration stalled = now - life_ - oracle_.Unexplained(life_, now, Needs::kToBeTold);
   const bool lease = stalled > options_.silence_max / 4;
   if (late > (lease ? options_.silence_max : 0ms)) {
     Fail(now, "silent for " + Text(now - life) + ", and nothing explains " + Text(late));
@@ -203,7 +205,7 @@ void LinkChecker::CheckSession(Instant now) {
   if (closing_ || dropped_.has_value()) return;
   CheckSilence(now);
   if (options_.login_timeout > Duration::zero() && !marked_) {
-    CheckDue(SaturatingAdd(up_, options_.login_timeout), now, true, "the login's end");
+    CheckDue(SaturatingAdd(up_, options_.login_timeout), now, Needs::kToBeTold, "the login's end");
   }
 }
 
@@ -245,7 +247,7 @@ void LinkChecker::CheckDeath(Instant now) {
   const Instant life = last_life();
   if (now - life >= options_.silence_max) return;
   // What came while it was being told of, or settled, comes too late.
-  if (kernel_life() && oracle_.Unexplained(life, now, true) == Duration::zero()) return;
+  if (kernel_life() && oracle_.Unexplained(life, now, Needs::kToBeTold) == Duration::zero()) return;
   Fail(now, "called dead " + Text(now - life) + " after its last sign of life");
 }
 
@@ -257,7 +259,7 @@ void LinkChecker::CheckStallGuard(Instant now) {
   const Instant back = oracle_.RunsFrom(due);
   if (back <= due + silence / 4) return;
   // It may have been granted before that, for another stall.
-  const bool first = silence - oracle_.Unexplained(life_, due, false) <= silence / 4;
+  const bool first = silence - oracle_.Unexplained(life_, due, Needs::kToRun) <= silence / 4;
   const Instant earliest = first ? back + silence : life_ + silence + silence / 2 + silence / 4;
   if (now < earliest) {
     Fail(now, "called dead " + Text(now - back) + " after the loop had stood still");
@@ -271,7 +273,7 @@ void LinkChecker::CheckHealth(Instant now, const Down& down) {
     Fail(now, "healthy " + Text(now - up_) + " after it came up");
   }
   if (!marked_ && down.attempt != 0 && !closing_ && now > healthy_at) {
-    CheckDue(healthy_at, now, true, "being healthy");
+    CheckDue(healthy_at, now, Needs::kToBeTold, "being healthy");
   }
   if (down.attempt == 0) BeHealthy();
 }
@@ -324,7 +326,8 @@ void LinkChecker::CheckReason(Instant now, const Down& down, const Oracle::Truth
   }
   const Instant end = std::min(truth.fin_at, truth.reset_at);
   if (end != kNever) {
-    CheckDue(end + (oracle_.ShortOfMemory() ? kPauseMax : 0ms), now, true, "the session's end");
+    CheckDue(end + (oracle_.ShortOfMemory() ? kPauseMax : 0ms), now, Needs::kToBeTold,
+             "the session's end");
   }
 }
 
@@ -371,7 +374,8 @@ void LinkChecker::OnDown(Instant now, const Down& down) {
     EndSession(now, down);
   } else {
     // One that had failed when Close was called, and was to be told in the same turn, is told.
-    if (closing_) CheckDue(closed_at_, now, true, "on_down for an attempt that Close ended");
+    if (closing_)
+      CheckDue(closed_at_, now, Needs::kToBeTold, "on_down for an attempt that Close ended");
     CheckAttempt(now);
     const bool deadline = down.error.error_class == ErrorClass::kTimeout && down.error.code == 0;
     if (deadline && now - dialed_ < std::min(options_.connect_timeout, options_.attempt_timeout)) {
@@ -464,7 +468,7 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
     Fail(now, "closed because of " + std::string(ToString(closed.reason)) + ", not " +
                   std::string(ToString(reason)));
   }
-  CheckDue(closed_due_, now, true, "on_closed");
+  CheckDue(closed_due_, now, Needs::kToBeTold, "on_closed");
   state_ = State::kClosed;
 }
 
@@ -472,9 +476,9 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
 
 void LinkChecker::CheckOverdue(Instant now) {
   if (destroyed_) return;
-  if (state_ != State::kClosed) CheckDue(closed_due_, now, true, "on_closed");
+  if (state_ != State::kClosed) CheckDue(closed_due_, now, Needs::kToBeTold, "on_closed");
   if (closing_) return;
-  if (state_ == State::kBetween) CheckDue(dial_due_, now, false, "the dial");
+  if (state_ == State::kBetween) CheckDue(dial_due_, now, Needs::kToRun, "the dial");
   if (state_ == State::kDialing) CheckAttempt(now);
   if (state_ == State::kUp) CheckSession(now);
 }

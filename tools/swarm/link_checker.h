@@ -28,17 +28,20 @@
 #include <holdfast/link.h>
 #include "absl/functional/any_invocable.h"
 #include "echo/message.h"
+#include "sim/delays.h"
 
 namespace holdfast::swarm {
+
+using internal::sim::Needs;
 
 // What is known to who sees through the kernel and the network of the process.
 class Oracle {
  public:
   virtual ~Oracle() = default;
 
-  // How much of the time between the two no fault explains: the process could have run. With `told`: and
+  // How much of the time between the two no fault explains: the process could have run; with kToBeTold: and
   // what had happened had been told to it.
-  [[nodiscard]] virtual Duration Unexplained(Instant from, Instant until, bool told) const = 0;
+  [[nodiscard]] virtual Duration Unexplained(Instant from, Instant until, Needs needs) const = 0;
   // The first time from `at` on at which the process could run.
   [[nodiscard]] virtual Instant RunsFrom(Instant at) const = 0;
   // A handshake may look done when it is not (docs/kernel.md 1).
@@ -142,8 +145,8 @@ class LinkChecker {
 
   void Fail(Instant now, const std::string& what);
   void CheckAlive(Instant now, const char* callback);
-  // `what` was due and is not, or only now, done; `told`: it needed to be told of something.
-  void CheckDue(Instant due, Instant now, bool told, const char* what);
+  // `what` was due and is not, or only now, done.
+  void CheckDue(Instant due, Instant now, Needs needs, const char* what);
   void CheckAttempt(Instant now);
   void CheckSession(Instant now);
   void CheckSilence(Instant now);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "echo/message.h"
+#include "swarm/link_options.h"
 
 namespace holdfast::swarm {
 
@@ -34,24 +35,7 @@ void LinkUser::MakeLater(Duration delay) {
 
 void LinkUser::Make() {
   link_.reset();
-  auto options = std::make_shared<LinkOptions>(LinkOptions{
-      .endpoints = plan_.options.endpoints,
-      .backoff = plan_.options.backoff,
-      .attempts_max = plan_.options.attempts_max,
-      .give_up_after = plan_.options.give_up_after,
-      .healthy_after = plan_.options.healthy_after,
-      .connect_timeout = plan_.options.connect_timeout,
-      .attempt_timeout = plan_.options.attempt_timeout,
-      .login_timeout = plan_.options.login_timeout,
-      .silence_max = plan_.options.silence_max,
-      .ping = plan_.options.ping,
-      .ping_interval = plan_.options.ping_interval,
-      .queue_high = plan_.options.queue_high,
-      .queue_low = plan_.options.queue_low,
-      .queue_max = plan_.options.queue_max,
-      .drain = plan_.options.drain,
-  });
-  options->socket.send_buffer = plan_.options.socket.send_buffer;
+  auto options = std::make_shared<LinkOptions>(CopyWithoutCallbacks(plan_.options));
   options->on_dial = [this](Link&, std::uint32_t attempt, std::string_view endpoint) {
     loop_.OnCallback();
     checker_->OnDial(Now(), attempt, endpoint);

@@ -301,7 +301,8 @@ void Run::PostFromThread(SimHost& host) {
 
 void Run::CheckPosts(const Posts& posts) {
   if (posts.posted == kNever || posts.checked) return;
-  const Duration late = Inside::KernelOf(*posts.host).RunningTime(posts.posted, world_.Now(), true);
+  const Duration late =
+      Inside::KernelOf(*posts.host).RunningTime(posts.posted, world_.Now(), Needs::kToBeTold);
   if (late > Duration::zero()) {
     Violate(std::to_string(posts.ran) + " of " + std::to_string(kPostsMade) + " posts had run " +
             std::to_string(late.count()) + " ns after they were posted");

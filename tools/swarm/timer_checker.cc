@@ -43,7 +43,8 @@ void TimerChecker::OnFire(std::size_t index) {
     Fail(index, "fired although it was not armed");
   } else if (now < due) {
     Fail(index, "fired " + std::to_string((due - now).count()) + " ns early");
-  } else if (const Duration late = oracle_.Unexplained(due, now, false); late > Duration::zero()) {
+  } else if (const Duration late = oracle_.Unexplained(due, now, Needs::kToRun);
+             late > Duration::zero()) {
     Fail(index, "fired " + std::to_string((now - due).count()) +
                     " ns late, of which nothing explains " + std::to_string(late.count()));
   }
@@ -74,7 +75,8 @@ void TimerChecker::CheckNoneLost() {
   const Instant now = reactor_.Now();
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].timer->armed() != (slots_[i].due != kNever)) Fail(i, "armed() is wrong");
-    if (slots_[i].due < now && oracle_.Unexplained(slots_[i].due, now, false) > Duration::zero()) {
+    if (slots_[i].due < now &&
+        oracle_.Unexplained(slots_[i].due, now, Needs::kToRun) > Duration::zero()) {
       Fail(i, "lost: was due " + std::to_string((now - slots_[i].due).count()) + " ns ago");
     }
   }
