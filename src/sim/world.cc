@@ -227,11 +227,9 @@ void SimHost::State::Boot() {
 
 void SimHost::State::Die() {
   process->kernel->Die();
-  // What was posted would find the objects gone; their ends may post as well.
-  ReactorCore& core = ReactorCore::Of(*process->reactor);
-  core.DiscardMail();
   while (!process->objects.empty()) process->objects.pop_back();
-  core.DiscardMail();
+  // What was posted would find them gone. Not sooner: among it are answers that the objects wait for.
+  ReactorCore::Of(*process->reactor).DiscardMail();
   process->reactor->Stop();
 }
 

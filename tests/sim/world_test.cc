@@ -463,6 +463,20 @@ TEST_P(SimWorldTest, WhatAProcessPostedEndsWithItAndDoesNotRun) {
   EXPECT_EQ(ran, 1);
 }
 
+// The link waits for what lies in the mail: AddressSanitizer sees it when that goes first.
+TEST_P(SimWorldTest, AnAnswerThatALoopDidNotReadEndsBehindWhoWaitsForIt) {
+  RunServer();
+  RunClient();
+  client_->reactor().Stop();  // It begins the look-up, which takes a millisecond, and reads no more.
+  world_->RunFor(1s);
+  EXPECT_EQ(diary_.dials, 1);
+  EXPECT_EQ(diary_.ups, 0);
+  client_->Kill();
+  EXPECT_EQ(diary_.link, nullptr);
+  client_->Restart();
+  EXPECT_TRUE(world_->RunUntil([&] { return diary_.ups == 1; }, 1s)) << world_->replay();
+}
+
 // --- A process that makes so many calls at one instant that the others run in between.
 
 // Dials with thousands of links at once, into a wall, and stays in its turn for long.
