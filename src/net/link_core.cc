@@ -140,6 +140,7 @@ SendResult LinkCore::Send(std::span<const std::byte> message) {
 
 bool LinkCore::Ping(std::span<const std::byte> bytes) {
   if (!connection_.can_send()) return false;
+  connection_.MakeRoom(bytes.size());
   if (connection_.queued() > 0 || !connection_.HasRoom(bytes.size())) {
     liveness_.OnPingSkipped(core_.now());  // It is owed.
     Rearm();

@@ -122,6 +122,19 @@ TEST_P(LinkLivenessTest, APeerThatOnlyReadsIsDeadWithAPingHoweverBusyTheLinkIs) 
   EXPECT_LE(diary_.downs[0].up_for, Limit(200ms));
 }
 
+TEST_P(LinkLivenessTest, APingFindsTheRoomThatThePeerHasAcknowledged) {
+  RawServer server;
+  LinkOptions options = Pinging(server.endpoint(), 400ms);
+  options.queue_low = 500;
+  options.queue_high = options.queue_max = 1000;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
+  ASSERT_EQ(link->Send(std::string(1000, 'x')).status, SendStatus::kQueued);
+  EXPECT_EQ(ReadFrom(peer, 1000).size(), 1000u);
+  EXPECT_EQ(ReadFrom(peer, 4), "PING");
+  EXPECT_TRUE(diary_.downs.empty());
+}
+
 TEST_P(LinkLivenessTest, OnHeartbeatAsksTheApplicationToMakeThePeerTalk) {
   RawServer server;
   LinkOptions options = Options(server.endpoint());
