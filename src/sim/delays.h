@@ -22,11 +22,12 @@ class Delays {
   void Add(Instant from, Instant until) {
     if (until <= from) return;
     auto next = spans_.upper_bound(from);
-    if (next != spans_.begin() && std::prev(next)->second >= from) {
+    // Where one ends and another begins it ran for an instant, and they stay two.
+    if (next != spans_.begin() && std::prev(next)->second > from) {
       --next;
       from = next->first;
     }
-    while (next != spans_.end() && next->first <= until) {
+    while (next != spans_.end() && next->first < until) {
       until = std::max(until, next->second);
       next = spans_.erase(next);
     }
@@ -36,6 +37,12 @@ class Delays {
   // The end of the delay that `at` lies in, or `at`.
   [[nodiscard]] Instant EndAt(Instant at) const {
     const auto next = spans_.upper_bound(at);
+    if (next == spans_.begin()) return at;
+    return std::max(at, std::prev(next)->second);
+  }
+  // The same for one that began before `at`.
+  [[nodiscard]] Instant EndOver(Instant at) const {
+    const auto next = spans_.lower_bound(at);
     if (next == spans_.begin()) return at;
     return std::max(at, std::prev(next)->second);
   }

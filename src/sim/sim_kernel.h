@@ -79,7 +79,7 @@ class SimKernel final : public Kernel {
   // frozen, no wait was late (kLateTimer), the clock did not stall. With kToBeTold: and everything that
   // had happened had been told (Host::held_back).
   [[nodiscard]] Duration RunningTime(Instant from, Instant until, Needs needs) const;
-  // The first time from `at` on, which is not after now, at which it could run.
+  // The first time from `at` on, which is not after now, at which it could run, be it for an instant.
   [[nodiscard]] Instant RunsFrom(Instant at) const;
   // False: io_uring_setup says what `error` (-errno) says, or EPERM (seccomp) where that is 0.
   void SetRings(bool allowed, int error) noexcept {

@@ -79,7 +79,7 @@ Duration SimKernel::RunningTime(Instant from, Instant until, Needs needs) const 
 
 Instant SimKernel::RunsFrom(Instant at) const {
   for (Instant next = at;; at = next) {
-    next = stops_.EndAt(world_.stalls.EndAt(at));
+    next = stops_.EndOver(world_.stalls.EndOver(at));
     if (next == at) return at;
   }
 }

@@ -51,7 +51,7 @@ LinkUser::LinkUser(Client& client, const LinkPlan& plan, std::uint8_t index)
 }
 
 LinkUser::~LinkUser() {
-  if (checker_ != nullptr) checker_->OnDestroyed();
+  if (checker_ != nullptr) checker_->OnDestroyed(Now());
 }
 
 Instant LinkUser::Now() const { return client_.reactor().Now(); }
@@ -164,7 +164,7 @@ void LinkUser::Start() {
 
 void LinkUser::Destroy() {
   if (link_ == nullptr) return;
-  checker_->OnDestroyed();
+  checker_->OnDestroyed(Now());
   link_.reset();
   if (!closing_) make_timer_.Arm(Now() + 20ms);
 }

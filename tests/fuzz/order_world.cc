@@ -585,8 +585,8 @@ void OrderWorld::CheckSingleDial() {
     if (Stopped(i)) continue;
     const std::size_t handshakes = Inside::Of(*machines_[i].host).tcp().connecting();
     const auto dialing = std::count_if(
-        incarnations_.begin(), incarnations_.end(), [i](const Incarnation& incarnation) {
-          return incarnation.client == i && incarnation.checker->dialing();
+        incarnations_.begin(), incarnations_.end(), [this, i](const Incarnation& incarnation) {
+          return incarnation.client == i && incarnation.checker->dialing(world_.Now());
         });
     if (handshakes > static_cast<std::size_t>(dialing)) {
       stage_.Violate(Concat(handshakes, " handshakes of ", dialing, " links that dial, at ",

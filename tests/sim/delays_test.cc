@@ -41,6 +41,17 @@ TEST(DelaysTest, AnEmptyOneIsNone) {
   EXPECT_EQ(Delays::Outside({&delays}, At(0), At(30)), 30ns);
 }
 
+TEST(DelaysTest, BetweenTwoThatMeetItRunsForAnInstant) {
+  Delays delays;
+  delays.Add(At(10), At(20));
+  delays.Add(At(20), At(30));
+  EXPECT_EQ(Delays::Outside({&delays}, At(0), At(40)), 20ns);
+  EXPECT_EQ(delays.EndOver(At(15)), At(20));
+  EXPECT_EQ(delays.EndOver(At(20)), At(20));
+  EXPECT_EQ(delays.EndAt(At(20)), At(30));
+  EXPECT_EQ(delays.EndOver(At(10)), At(10));
+}
+
 // Against sets of single nanoseconds.
 TEST(DelaysTest, AnyDelaysInAnyOrderOverlapAsTheyWould) {
   Random random(PrintedSeed());

@@ -28,7 +28,8 @@ class HostOracle final : public Oracle {
     return Struck(internal::sim::Fault::kSoftIcmpWhileOwned);
   }
   [[nodiscard]] bool ShortOfMemory() const override {
-    return Struck(internal::sim::Fault::kNoMemory);
+    return Struck(internal::sim::Fault::kNoMemory) ||
+           Struck(internal::sim::Fault::kAllocationFailure);
   }
   [[nodiscard]] bool Corrupts() const override { return Struck(internal::sim::Fault::kCorruption); }
 

@@ -320,14 +320,18 @@ void LinkChecker::CheckReason(Instant now, const Down& down, const Oracle::Truth
     Fail(now, "dropped, and down for another reason");
   }
   if (closing_ || dropped_.has_value()) return;
-  if (eof && told_bytes_ != truth.received_here) {
+  // Short of memory it receives after a pause, and an end may come before that.
+  const bool short_of_memory = oracle_.ShortOfMemory();
+  if (eof && told_bytes_ != truth.received_here && !short_of_memory) {
     Fail(now, "ended in good order after " + std::to_string(told_bytes_) + " bytes, but " +
                   std::to_string(truth.received_here) + " came");
   }
   const Instant end = std::min(truth.fin_at, truth.reset_at);
-  if (end != kNever) {
-    CheckDue(end + (oracle_.ShortOfMemory() ? kPauseMax : 0ms), now, Needs::kToBeTold,
-             "the session's end");
+  if (end == kNever) return;
+  const Duration late = oracle_.Unexplained(end, now, Needs::kToBeTold);
+  if (late > (short_of_memory ? kPauseMax : 0ms)) {
+    Fail(now, "told of the session's end " + Text(now - end) + " later, and nothing explains " +
+                  Text(late) + " of it");
   }
 }
 
@@ -346,7 +350,8 @@ void LinkChecker::EndSession(Instant now, const Down& down) {
                          down.error.error_class == ErrorClass::kTimeout;
   if (heartbeat && !dropped_.has_value()) {
     CheckDeath(now);
-    if (!kernel_life()) CheckStallGuard(now);
+    // A ping on schedule that a stall made late uses the lease up, even where a byte has just come.
+    if (!kernel_life() && options_.ping_interval == Duration::zero()) CheckStallGuard(now);
   }
   const bool login = down.error == Error::Deadline(Operation::kUser);
   if (login && !dropped_.has_value() && now - up_ < options_.login_timeout) {

@@ -42,7 +42,7 @@ class Oracle {
   // How much of the time between the two no fault explains: the process could have run; with kToBeTold: and
   // what had happened had been told to it.
   [[nodiscard]] virtual Duration Unexplained(Instant from, Instant until, Needs needs) const = 0;
-  // The first time from `at` on at which the process could run.
+  // The first time from `at` on at which the process could run, be it for an instant.
   [[nodiscard]] virtual Instant RunsFrom(Instant at) const = 0;
   // A handshake may look done when it is not (docs/kernel.md 1).
   [[nodiscard]] virtual bool OddHandshakes() const = 0;
@@ -87,7 +87,10 @@ class LinkChecker {
   void OnCloseAsked(ClosedReason reason) { asked_.insert(reason); }
   void SetVerdict(Verdict verdict) { verdict_ = verdict; }  // What `decide` has just said.
   // The handle was destroyed, or its process died: nothing may follow.
-  void OnDestroyed() { destroyed_ = true; }
+  void OnDestroyed(Instant now) {
+    destroyed_ = true;
+    destroyed_at_ = now;
+  }
 
   // --- Callbacks.
   void OnDial(Instant now, std::uint32_t attempt, std::string_view endpoint);
@@ -115,7 +118,10 @@ class LinkChecker {
   void CheckSessions();
 
   [[nodiscard]] bool up() const { return state_ == State::kUp && !destroyed_; }
-  [[nodiscard]] bool dialing() const { return state_ == State::kDialing && !destroyed_; }
+  // A handshake of it may be on its way; of a link that was destroyed, until the turn ends.
+  [[nodiscard]] bool dialing(Instant now) const {
+    return state_ == State::kDialing && (!destroyed_ || destroyed_at_ == now);
+  }
   [[nodiscard]] bool closed() const { return state_ == State::kClosed; }
   // What came is no echo of ours: Drop is due.
   [[nodiscard]] bool garbage() const { return garbage_; }
@@ -170,6 +176,7 @@ class LinkChecker {
   Report report_;
   State state_ = State::kIdle;
   bool destroyed_ = false;
+  Instant destroyed_at_{};
   bool closing_ = false;  // Close was called:
   ClosedReason close_reason_{};
   Instant closed_at_{};

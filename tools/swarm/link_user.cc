@@ -26,7 +26,7 @@ LinkUser::LinkUser(Play& play, Reactor& reactor, const LinkPlan& plan, std::size
 }
 
 LinkUser::~LinkUser() {
-  if (checker_ != nullptr) checker_->OnDestroyed();
+  if (checker_ != nullptr) checker_->OnDestroyed(Now());
 }
 
 void LinkUser::MakeLater(Duration delay) {
@@ -138,7 +138,7 @@ void LinkUser::Mischief() {
       return link_->RetryNow();
     default:
       play_.faults().Hit(Fault::kDestroyInCallback);
-      checker_->OnDestroyed();
+      checker_->OnDestroyed(Now());
       MakeLater(200ms);
       link_.reset();
       return;
@@ -146,7 +146,7 @@ void LinkUser::Mischief() {
 }
 
 void LinkUser::Destroy() {
-  checker_->OnDestroyed();
+  checker_->OnDestroyed(Now());
   link_.reset();
 }
 

@@ -399,8 +399,8 @@ void Run::CheckSingleDial(std::size_t client) {
   }
   const std::size_t handshakes = Inside::Of(*clients_[client]).tcp().connecting();
   const auto dialing = std::count_if(
-      incarnations_.begin(), incarnations_.end(), [client](const Incarnation& incarnation) {
-        return incarnation.client == client && incarnation.checker->dialing();
+      incarnations_.begin(), incarnations_.end(), [this, client](const Incarnation& incarnation) {
+        return incarnation.client == client && incarnation.checker->dialing(world_.Now());
       });
   if (handshakes > static_cast<std::size_t>(dialing)) {
     Violate(std::to_string(handshakes) + " handshakes of " + std::to_string(dialing) +
