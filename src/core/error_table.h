@@ -72,11 +72,11 @@ inline constexpr std::size_t kCallCount = static_cast<std::size_t>(Call::kGetadd
 // row without detail answers.
 enum class Detail : std::uint8_t {
   kNone,
-  kUnix,             // The socket is AF_UNIX.
-  kIpv6,             // The socket is AF_INET6.
-  kSynSent,          // No error was shown, but getpeername(2) says that the handshake is not done.
-  kSelfConnect,      // The local address equals the peer's.
-  kClosed,           // The stream ended and the peer's FIN did not arrive: TCP_INFO says CLOSE.
+  kUnix,         // The socket is AF_UNIX.
+  kIpv6,         // The socket is AF_INET6.
+  kSynSent,      // No error was shown, but getpeername(2) says that the handshake is not done.
+  kSelfConnect,  // The local address equals the peer's.
+  kClosed,  // The kernel ended the stream and the peer's FIN did not arrive: TCP_INFO says CLOSE.
   kCloseWait,        // The stream ended and the peer's FIN did arrive.
   kLocalExhaustion,  // errno beside EAI_NONAME: EMFILE, ENFILE, ENOMEM.
   kMalformedName,    // errno beside EAI_NONAME: EMSGSIZE, EINVAL.
@@ -306,6 +306,29 @@ inline constexpr Entry kEntries[] = {
     {{kRecv, ENOTSOCK}, kInvalid, kStop, "the descriptor is no socket"},
     {{kRecv, EFAULT}, kInvalid, kStop, "a bad buffer pointer"},
     {{kRecv, EOPNOTSUPP}, kInvalid, kStop, "a flag that this socket does not know"},
+    // The kernel has ended the connection, and the errno is what ICMP last said, not why: it gave up
+    // for want of an acknowledgement (sk_err_soft in tcp_write_err; icmp_err_convert, icmpv6_err_convert).
+    {{kRecv, EHOSTUNREACH, kClosed},
+     kTimeout,
+     kBackOff,
+     "unanswered for too long; host unreachable"},
+    {{kRecv, ENETUNREACH, kClosed}, kTimeout, kBackOff, "unanswered for too long; net unreachable"},
+    {{kRecv, ECONNREFUSED, kClosed},
+     kTimeout,
+     kBackOff,
+     "unanswered for too long; port unreachable"},
+    {{kRecv, ENOPROTOOPT, kClosed},
+     kTimeout,
+     kBackOff,
+     "unanswered for too long; no such protocol"},
+    {{kRecv, EHOSTDOWN, kClosed}, kTimeout, kBackOff, "unanswered for too long; host unknown"},
+    {{kRecv, ENONET, kClosed}, kTimeout, kBackOff, "unanswered for too long; host isolated"},
+    {{kRecv, EOPNOTSUPP, kClosed},
+     kTimeout,
+     kBackOff,
+     "unanswered for too long; source route failed"},
+    {{kRecv, EPROTO, kClosed}, kTimeout, kBackOff, "unanswered for too long; parameter problem"},
+    {{kRecv, EACCES, kClosed}, kTimeout, kBackOff, "unanswered for too long; forbidden there"},
 
     // shutdown(2)
     {{kShutdown, ENOTCONN}, kNone, kIgnore, "already dead"},

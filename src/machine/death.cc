@@ -13,6 +13,16 @@ namespace {
   return error;
 }
 
+// What the errno means once the kernel has given the connection up.
+[[nodiscard]] Error OnceClosed(Error error, const DeathFacts& facts) noexcept {
+  if (!facts.tcp || !facts.info_valid || facts.tcp_state != kTcpClose) return error;
+  const Entry* entry = FindInTables({Call::kRecv, error.code, Detail::kClosed});
+  if (error.code == 0 || entry == nullptr) return error;
+  error.error_class = entry->error_class;
+  error.action = entry->action;
+  return error;
+}
+
 }  // namespace
 
 Error JudgeConnect(const ConnectFacts& facts) noexcept {
@@ -49,9 +59,12 @@ Error JudgeDeath(const DeathFacts& facts, const Error& sticky, bool saw_eof,
   if (FinArrived(facts, bytes_read)) return Classify(Call::kRecv, 0, Detail::kCloseWait);
   if (!facts.tcp && saw_eof) return Classify(Call::kRecv, 0);
 
-  if (sticky.failed() && (sticky.code == 0 || IsTelling(sticky.code))) return sticky;
-
-  if (facts.socket_error != 0) return Ended(Classify(Call::kRecv, facts.socket_error));
+  if (sticky.failed() && (sticky.code == 0 || IsTelling(sticky.code))) {
+    return OnceClosed(sticky, facts);
+  }
+  if (facts.socket_error != 0) {
+    return OnceClosed(Ended(Classify(Call::kRecv, facts.socket_error)), facts);
+  }
   if (saw_eof && !facts.info_valid) return Classify(Call::kRecv, 0);
   return Classify(Call::kRecv, 0, Detail::kClosed);
 }

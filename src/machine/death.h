@@ -33,6 +33,8 @@ namespace holdfast::internal {
 //   `sticky`                       the first telling error that any operation saw
 //   SO_ERROR                       what no operation was told
 //   nothing                        kReset (kEof when recv said 0 and TCP_INFO could not be read)
+// In TCP's state CLOSE an errno that ICMP may have left behind is a timeout (docs/kernel.md 7), whoever
+// was told of it; the errno is kept.
 // `sticky`: not failed() when no operation saw a telling error (see IsTelling; one that is not
 // telling is ignored here as well). `saw_eof`: recv(2) said 0. `bytes_read`: all that recv(2) gave.
 [[nodiscard]] Error JudgeDeath(const DeathFacts& facts, const Error& sticky, bool saw_eof,

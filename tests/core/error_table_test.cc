@@ -315,7 +315,20 @@ std::optional<std::pair<std::string, std::string>> RemarkOf(const Line& line) {
 // Rows that the product adds to the data file, by name: the end of a stream whose TCP state cannot
 // be asked, which is every AF_UNIX stream; and the second half of the line of connect EADDRNOTAVAIL,
 // whose class is that of the first half ("IPv4: ... IPv6: no usable source address").
-const std::vector<Row> kAdded = {{Call::kRecv, 0}, {Call::kConnect, EADDRNOTAVAIL, Detail::kIpv6}};
+// What ICMP may have left behind as an established connection's last soft error: icmp_err_convert
+// (net/ipv4/icmp.c) and icmpv6_err_convert (net/ipv6/icmp.c), but for EMSGSIZE, which is path MTU.
+const int kSoftErrors[] = {EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, ENOPROTOOPT, EHOSTDOWN,
+                           ENONET,       EOPNOTSUPP,  EPROTO,       EACCES};
+
+const std::vector<Row>& Added() {
+  static const auto* const rows = [] {
+    auto* added =
+        new std::vector<Row>{{Call::kRecv, 0}, {Call::kConnect, EADDRNOTAVAIL, Detail::kIpv6}};
+    for (const int code : kSoftErrors) added->push_back({Call::kRecv, code, Detail::kClosed});
+    return added;
+  }();
+  return *rows;
+}
 
 // --- The model: the data file as a map, and the documented order of look-up
 // ------------------------
@@ -335,6 +348,9 @@ const std::map<Key, Answer>& Model() {
     (*map)[{Call::kRecv, 0, Detail::kNone}] = {ErrorClass::kEof, Action::kBackOff};
     (*map)[{Call::kConnect, EADDRNOTAVAIL, Detail::kIpv6}] = {ErrorClass::kUnreachable,
                                                               Action::kNextAddress};
+    for (const int code : kSoftErrors) {
+      (*map)[{Call::kRecv, code, Detail::kClosed}] = {ErrorClass::kTimeout, Action::kBackOff};
+    }
     return map;
   }();
   return *model;
@@ -466,7 +482,7 @@ TEST(ErrorTableTest, NoRowIsWithoutALineOfTheDataFile) {
     const std::optional<Row> key = KeyOf(line);
     if (line.runtime && key) expected.insert({key->call, key->code, key->detail});
   }
-  for (const Row& row : kAdded) {
+  for (const Row& row : Added()) {
     EXPECT_TRUE(expected.insert({row.call, row.code, row.detail}).second) << CodeText(row);
   }
 
