@@ -21,8 +21,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <cstring>
+#include <new>
 #include <optional>
+#include <utility>
 
 #include "base/check.h"
 
@@ -52,16 +54,7 @@ inline constexpr std::uint32_t kSlotCountMax = 1u << 24;
   return generation == ~0u ? 1 : generation + 1;
 }
 
-// Where a SlotMap has its memory from: realloc(3), which moves the entries as they are and says null
-// where new would throw. A test puts one that fails in its place.
-struct HeapMemory {
-  static void* Reallocate(void* block, std::size_t size) noexcept {
-    return std::realloc(block, size);
-  }
-  static void Free(void* block) noexcept { std::free(block); }
-};
-
-template <class T, class Memory = HeapMemory>
+template <class T>
 class SlotMap {
  public:
   struct Key {
@@ -78,7 +71,7 @@ class SlotMap {
   SlotMap(const SlotMap&) = delete;
   SlotMap& operator=(const SlotMap&) = delete;
   // Payloads still in the map are left alone.
-  ~SlotMap() { Memory::Free(entries_); }
+  ~SlotMap() { delete[] entries_; }
 
   // Makes room for `count` payloads in all, so that inserting up to then allocates nothing. False,
   // and nothing changed, when the memory or that many slots cannot be had.
@@ -172,9 +165,10 @@ class SlotMap {
   }
 
   bool Grow(std::uint32_t capacity) noexcept {
-    void* const block = Memory::Reallocate(entries_, capacity * sizeof(Entry));
-    if (block == nullptr) return false;
-    entries_ = static_cast<Entry*>(block);
+    auto* const entries = new (std::nothrow) Entry[capacity];
+    if (entries == nullptr) return false;
+    if (slot_count_ > 0) std::memcpy(entries, entries_, slot_count_ * sizeof(Entry));
+    delete[] std::exchange(entries_, entries);
     capacity_ = capacity;
     return true;
   }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/random.h"
+#include "support/failing_new.h"
 
 namespace holdfast::internal {
 namespace {
@@ -90,33 +91,19 @@ TEST(SlotMapTest, GrowthKeepsKeysAndNumbersEverySlotOnce) {
   map.CheckInvariants();
 }
 
-// Hands memory out while it has any, and counts the calls.
-struct ScarceMemory {
-  static inline int calls = 0;
-  static inline bool exhausted = false;
-  static void* Reallocate(void* block, std::size_t size) noexcept {
-    ++calls;
-    return exhausted ? nullptr : std::realloc(block, size);
-  }
-  static void Free(void* block) noexcept { std::free(block); }
-};
-
 class SlotMapMemoryTest : public testing::Test {
  protected:
-  SlotMapMemoryTest() {
-    ScarceMemory::calls = 0;
-    ScarceMemory::exhausted = false;
-  }
-  SlotMap<int, ScarceMemory> map_;
+  Map map_;
   int payload_ = 1;
 };
 
 TEST_F(SlotMapMemoryTest, TheFirstInsertWithoutMemoryIsRefused) {
-  ScarceMemory::exhausted = true;
-  EXPECT_FALSE(map_.Insert(&payload_));
-  EXPECT_EQ(map_.size(), 0u);
-  map_.CheckInvariants();
-  ScarceMemory::exhausted = false;
+  {
+    const FailingNew exhausted(0);
+    EXPECT_FALSE(map_.Insert(&payload_));
+    EXPECT_EQ(map_.size(), 0u);
+    map_.CheckInvariants();
+  }
   EXPECT_TRUE(map_.Insert(&payload_));
 }
 
@@ -124,30 +111,30 @@ TEST_F(SlotMapMemoryTest, FailingGrowthLeavesEverythingAsItWas) {
   ASSERT_TRUE(map_.Reserve(10));
   const auto key = *map_.Insert(&payload_);
   for (int i = 1; i < 10; ++i) ASSERT_TRUE(map_.Insert(&payload_));
-  ScarceMemory::exhausted = true;
-  EXPECT_FALSE(map_.Insert(&payload_));
-  EXPECT_FALSE(map_.Reserve(11));
-  EXPECT_EQ(map_.size(), 10u);
-  EXPECT_EQ(map_.Find(key.slot, key.generation), &payload_);
-  map_.CheckInvariants();
-  map_.Remove(key);
-  EXPECT_TRUE(map_.Insert(&payload_)) << "a freed slot needs no memory";
-  ScarceMemory::exhausted = false;
+  {
+    const FailingNew exhausted(0);
+    EXPECT_FALSE(map_.Insert(&payload_));
+    EXPECT_FALSE(map_.Reserve(11));
+    EXPECT_EQ(map_.size(), 10u);
+    EXPECT_EQ(map_.Find(key.slot, key.generation), &payload_);
+    map_.CheckInvariants();
+    map_.Remove(key);
+    EXPECT_TRUE(map_.Insert(&payload_)) << "a freed slot needs no memory";
+  }
   EXPECT_TRUE(map_.Insert(&payload_));
 }
 
 TEST_F(SlotMapMemoryTest, NothingIsAllocatedWithinTheReserve) {
   ASSERT_TRUE(map_.Reserve(1000));
-  const int calls = ScarceMemory::calls;
+  const FailingNew exhausted(0);
   for (int i = 0; i < 1000; ++i) ASSERT_TRUE(map_.Insert(&payload_));
-  EXPECT_EQ(ScarceMemory::calls, calls);
   EXPECT_FALSE(map_.Reserve(kSlotCountMax + 1));
 }
 
 // Growth costs a logarithm of calls, not one for each payload.
 TEST_F(SlotMapMemoryTest, GrowthDoubles) {
+  const FailingNew scarce(17);  // 2^17 > 100,000
   for (int i = 0; i < 100000; ++i) ASSERT_TRUE(map_.Insert(&payload_));
-  EXPECT_LE(ScarceMemory::calls, 17);  // 2^17 > 100,000
 }
 
 TEST(SlotMapTest, UserDataIsGenerationThenSlotThenKind) {
