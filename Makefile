@@ -152,7 +152,7 @@ HERD            := $(BIN)/holdfast-herd
 # One test binary a directory of tests: the floors from the ground up, then the rest, e2e last.
 not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc tests/sim/ring*_test.cc))
 suite_sources    = $(filter-out $(not_tested),$(sort $(wildcard tests/$1/*_test.cc)))
-suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES))
+suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES)) $(if $(filter memory,$1),tests/memory/failing_heap.cc)
 suites_found    := $(foreach s,$(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc)))),$(if $(call suite_sources,$s),$s))
 SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e,$(suites_found)) $(filter e2e,$(suites_found))
 TESTS           := $(patsubst %,$(BIN)/%_test,$(strip $(SUITES)))

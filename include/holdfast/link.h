@@ -252,8 +252,8 @@ class Link {
 
  private:
   friend class internal::LinkCore;
-  explicit Link(internal::LinkCore* core) noexcept : core_(core) {}
-  internal::LinkCore* core_;
+  Link() noexcept = default;
+  internal::LinkCore* core_ = nullptr;  // Null until it is made whole.
 };
 
 }  // namespace holdfast

@@ -80,8 +80,8 @@ class Listener {
 
  private:
   friend class internal::ListenerCore;
-  explicit Listener(internal::ListenerCore* core) noexcept : core_(core) {}
-  internal::ListenerCore* core_;
+  Listener() noexcept = default;
+  internal::ListenerCore* core_ = nullptr;  // Null until it is made whole.
 };
 
 }  // namespace holdfast

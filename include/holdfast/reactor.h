@@ -110,8 +110,8 @@ class Watcher {
   friend class Reactor;
   friend class internal::ReactorCore;
   struct State;
-  explicit Watcher(State* state) noexcept : state_(state) {}
-  State* state_;
+  Watcher() noexcept = default;
+  State* state_ = nullptr;  // Null until it is made whole.
 };
 
 class Reactor {

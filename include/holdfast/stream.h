@@ -118,8 +118,8 @@ class Stream {
 
  private:
   friend class internal::StreamCore;
-  explicit Stream(internal::StreamCore* core) noexcept : core_(core) {}
-  internal::StreamCore* core_;
+  Stream() noexcept = default;
+  internal::StreamCore* core_ = nullptr;  // Null until it is made whole.
 };
 
 // InvalidArgument names the field and the value. Listener::Create cannot see the options of its

@@ -75,7 +75,7 @@ class EpollBackend final : public Backend {
   }
 
   // Makes the descriptors. Call once and first; the destructor closes what there is.
-  [[nodiscard]] absl::Status Start() noexcept {
+  [[nodiscard]] absl::Status Start() {
     if (!buffer_.valid()) return absl::ResourceExhaustedError("epoll: no memory to receive into");
     epoll_fd_ = kernel_.EpollCreate();
     wake_fd_ = epoll_fd_ < 0 ? epoll_fd_ : kernel_.EventFd();  // Both fail for the same reasons.

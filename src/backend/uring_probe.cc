@@ -173,7 +173,7 @@ class SelfTest {
 
 }  // namespace
 
-absl::Status SelfTestUring(Kernel& kernel) noexcept {
+absl::Status SelfTestUring(Kernel& kernel) {
   static std::atomic<bool> passed = false;  // Of RealKernel() only.
   const bool real = &kernel == &RealKernel();
   if (real && passed.load()) return absl::OkStatus();

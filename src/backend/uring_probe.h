@@ -15,7 +15,7 @@ namespace holdfast::internal {
 // Tries it on a throw-away ring of 8 entries and a pair of AF_UNIX sockets. Unimplemented, with a reason,
 // when something is not as expected; ResourceExhausted when the process is out of descriptors. Leaves
 // nothing behind. The success of RealKernel() is remembered: once a process. Any thread.
-[[nodiscard]] absl::Status SelfTestUring(Kernel& kernel) noexcept;
+[[nodiscard]] absl::Status SelfTestUring(Kernel& kernel);
 
 }  // namespace holdfast::internal
 

@@ -77,7 +77,7 @@ UringRing::~UringRing() {
   kernel_.RingExit(&ring_);
 }
 
-absl::Status UringRing::Open(const BackendOptions& options) noexcept {
+absl::Status UringRing::Open(const BackendOptions& options) {
   features_ = ((1u << kUringFeatureCount) - 1) & ~options.disable_mask;
   unsigned completions = std::max(options.cq_entries, options.sq_entries);
   const OptionalSetup* next_to_drop = std::begin(kSetupOptional);
@@ -108,7 +108,7 @@ absl::Status UringRing::Open(const BackendOptions& options) noexcept {
   return CheckAbilities();
 }
 
-absl::Status UringRing::CheckAbilities() noexcept {
+absl::Status UringRing::CheckAbilities() {
   if ((ring_.features & kRequiredFeatures) != kRequiredFeatures) {
     return absl::UnimplementedError("io_uring: a feature of Linux 5.11 is missing");
   }
@@ -156,35 +156,39 @@ bool UringRing::full() const noexcept {
 }
 
 UringRing::Staged UringRing::Stage(std::uint64_t user_data) noexcept {
-  const std::uint32_t position = ring_.sq.sqe_tail + static_cast<std::uint32_t>(backlog_.size());
+  const std::size_t waiting = backlog_.size() - backlog_head_;
+  const std::uint32_t position = ring_.sq.sqe_tail + static_cast<std::uint32_t>(waiting);
   if (backlog_.empty()) {
     if (io_uring_sqe* const sqe = io_uring_get_sqe(&ring_)) {
       sqe->user_data = user_data;
       return {sqe, &scratch_[position & ring_.sq.ring_mask], position};
     }
   }
-  io_uring_sqe& sqe = backlog_.emplace_back();
-  sqe.user_data = user_data;
-  return {&sqe, &backlog_scratch_.emplace_back(), position};
+  HOLDFAST_CHECK(backlog_.TryPushBack({}));
+  Waiting& last = backlog_[backlog_.size() - 1];
+  auto* const sqe = reinterpret_cast<io_uring_sqe*>(last.sqe);
+  sqe->user_data = user_data;
+  return {sqe, &last.scratch, position};
 }
 
 void UringRing::MoveBacklog() noexcept {
-  while (!backlog_.empty()) {
+  for (; backlog_head_ < backlog_.size(); ++backlog_head_) {
     const std::uint32_t position = ring_.sq.sqe_tail;
     io_uring_sqe* const sqe = io_uring_get_sqe(&ring_);
     if (sqe == nullptr) return;
     Scratch& scratch = scratch_[position & ring_.sq.ring_mask];
-    *sqe = backlog_.front();
-    scratch = backlog_scratch_.front();
+    const Waiting& first = backlog_[backlog_head_];
+    std::memcpy(sqe, first.sqe, sizeof(first.sqe));
+    scratch = first.scratch;
     // What pointed into the backlog points here now.
     if (sqe->opcode == IORING_OP_CONNECT) sqe->addr = reinterpret_cast<__u64>(&scratch.address);
     if (sqe->opcode == IORING_OP_SENDMSG) {
       sqe->addr = reinterpret_cast<__u64>(&scratch.message.header);
       scratch.message.header.msg_iov = scratch.message.parts;
     }
-    backlog_.pop_front();
-    backlog_scratch_.pop_front();
   }
+  backlog_ = {};
+  backlog_head_ = 0;
 }
 
 int UringRing::Enter(unsigned completions, Duration timeout, unsigned flags) noexcept {
@@ -233,7 +237,7 @@ BufferRing::~BufferRing() {
   std::free(ring_);
 }
 
-absl::Status BufferRing::Open(int ring_fd, unsigned count, unsigned size) noexcept {
+absl::Status BufferRing::Open(int ring_fd, unsigned count, unsigned size) {
   constexpr std::size_t kPage = 4096;
   constexpr std::size_t kLine = 64;
   stride_ = (size + kLine - 1) / kLine * kLine + kLine;

@@ -27,13 +27,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <string>
 #include <thread>
 
 #include "absl/status/status.h"
 #include "backend/backend.h"
+#include "base/try_vector.h"
 #include "core/error_table.h"
 #include "sys/kernel.h"
 
@@ -73,7 +73,7 @@ class UringRing {
 
   // Creates the ring, disabled. Unimplemented, with a reason, when this kernel cannot or will not;
   // ResourceExhausted when the process or the host is out of descriptors.
-  [[nodiscard]] absl::Status Open(const BackendOptions& options) noexcept;
+  [[nodiscard]] absl::Status Open(const BackendOptions& options);
   // Makes the calling thread the only one that may enter. 0 or -errno.
   [[nodiscard]] int Enable() noexcept;
 
@@ -85,7 +85,7 @@ class UringRing {
 
   // --- Submissions.
   // The next one, with its user_data, which io_uring_prep_* leaves alone. Never fails: what has no room
-  // in the queue waits in the backlog, in order.
+  // in the queue waits in the backlog, in order. Where there is no memory for that either, the program ends.
   [[nodiscard]] Staged Stage(std::uint64_t user_data) noexcept;
   [[nodiscard]] bool full() const noexcept;
   [[nodiscard]] bool backlogged() const noexcept { return !backlog_.empty(); }
@@ -141,7 +141,7 @@ class UringRing {
   [[nodiscard]] unsigned SqFlags() const noexcept {
     return io_uring_smp_load_acquire(ring_.sq.kflags);
   }
-  [[nodiscard]] absl::Status CheckAbilities() noexcept;
+  [[nodiscard]] absl::Status CheckAbilities();
   void MoveBacklog() noexcept;
 
   Kernel& kernel_;
@@ -154,9 +154,13 @@ class UringRing {
   bool asked_in_vain_ = false;          // has_flags() before the last enter, which brought nothing.
   std::thread::id registered_by_;       // Whose table has the index; none: nobody's.
   std::unique_ptr<Scratch[]> scratch_;  // One for each entry of the queue.
-  // Empty but for the two cases above; apart, because a submission ends in an array of no size.
-  std::deque<io_uring_sqe> backlog_;
-  std::deque<Scratch> backlog_scratch_;
+  // Empty but for the two cases above. Entries before backlog_head_ were moved into the queue.
+  struct Waiting {
+    alignas(io_uring_sqe) std::byte sqe[64];  // Which ends in an array of no size.
+    Scratch scratch;
+  };
+  TryVector<Waiting> backlog_;
+  std::size_t backlog_head_ = 0;
 };
 
 // The provided buffers of a ring: IORING_REGISTER_PBUF_RING, Linux 5.19. The kernel takes them first in,
@@ -175,7 +179,7 @@ class BufferRing {
 
   // Registers `count` (a power of two, at most kCountMax) buffers of `size` bytes. Unimplemented, with a
   // reason, when the kernel will not.
-  [[nodiscard]] absl::Status Open(int ring_fd, unsigned count, unsigned size) noexcept;
+  [[nodiscard]] absl::Status Open(int ring_fd, unsigned count, unsigned size);
 
   // The bytes that a completion says are in buffer `id`, until Return.
   [[nodiscard]] const std::byte* Show(unsigned id, std::size_t size) noexcept;

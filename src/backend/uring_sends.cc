@@ -1,5 +1,7 @@
 #include "backend/uring_sends.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace holdfast::internal {
@@ -13,8 +15,9 @@ void FastSends::Submit(Socket& socket, std::uint32_t position, std::span<const i
   socket.send_result = {silent ? static_cast<std::int32_t>(socket.send_size) : 0, Call::kCqeSend};
   submitted_.PushBack(socket);
   if constexpr (kPoisons) {
-    if (parts_.size() <= socket.slot) parts_.resize(socket.slot + 1);
-    parts_[socket.slot].assign(parts.begin(), parts.end());
+    if (!parts_.TryExtend(socket.slot + 1, {})) return;
+    parts_[socket.slot].count = parts.size();
+    std::copy(parts.begin(), parts.end(), parts_[socket.slot].parts);
     SetGuard(socket, true);
   }
 }
@@ -56,7 +59,9 @@ Socket* FastSends::Pop() noexcept {
 
 void FastSends::SetGuard(const Socket& socket, bool guarded) noexcept {
   if constexpr (kPoisons) {
-    for (const iovec& part : parts_[socket.slot]) {
+    if (socket.slot >= parts_.size()) return;
+    const Parts& parts = parts_[socket.slot];
+    for (const iovec& part : std::span(parts.parts, parts.count)) {
       if (guarded) {
         Poison(part.iov_base, part.iov_len);
       } else {

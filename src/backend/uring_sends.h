@@ -14,13 +14,13 @@
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "backend/socket.h"
 #include "backend/uring_ring.h"
 #include "base/intrusive_list.h"
 #include "base/poison.h"
 #include "base/slot_map.h"
+#include "base/try_vector.h"
 
 namespace holdfast::internal {
 
@@ -54,11 +54,16 @@ class FastSends {
   void SetGuards(bool guarded) noexcept;
 
   const SlotMap<Socket>& slots_;
-  IntrusiveList<Socket> submitted_;        // In the order of their submission.
-  IntrusiveList<Socket> silent_;           // Known; told with the next event.
-  IntrusiveList<Socket> prompt_;           // Known; Wait must not sleep on them.
-  unsigned noted_ = 0;                     // Completions before this position were looked at.
-  std::vector<std::vector<iovec>> parts_;  // By slot; empty without AddressSanitizer.
+  IntrusiveList<Socket> submitted_;  // In the order of their submission.
+  IntrusiveList<Socket> silent_;     // Known; told with the next event.
+  IntrusiveList<Socket> prompt_;     // Known; Wait must not sleep on them.
+  unsigned noted_ = 0;               // Completions before this position were looked at.
+  // By slot; empty without AddressSanitizer. What there is no memory for is not guarded.
+  struct Parts {
+    iovec parts[kSendPartsMax];
+    std::size_t count;
+  };
+  TryVector<Parts> parts_;
 };
 
 }  // namespace holdfast::internal

@@ -10,19 +10,12 @@
 #include <cstring>
 #include <utility>
 
+#include "core/endpoint_parts.h"
 #include "core/error_codes.h"
 #include "core/error_table.h"
 
 namespace holdfast {
 namespace {
-
-constexpr std::size_t kHostSizeMax = 253;  // RFC 1035, 2.3.4, as text.
-
-absl::Status Bad(std::string_view text, std::string_view why) {
-  std::string message = "endpoint \"";
-  message.append(text).append("\": ").append(why);
-  return absl::InvalidArgumentError(message);
-}
 
 // Decimal digits only: strtol and getaddrinfo(3) take signs, spaces and "70000".
 std::optional<std::uint16_t> ParsePort(std::string_view text) {
@@ -35,11 +28,23 @@ std::optional<std::uint16_t> ParsePort(std::string_view text) {
   return static_cast<std::uint16_t>(value);
 }
 
-std::optional<SocketAddress> ParseV4(const std::string& host, std::uint16_t port) {
+// `text` with a NUL behind it, as the C library wants it; empty where it does not fit or has one inside.
+template <std::size_t kSize>
+struct Terminated {
+  explicit Terminated(std::string_view text) noexcept {
+    if (text.size() >= kSize || text.find('\0') != std::string_view::npos) return;
+    std::memcpy(data, text.data(), text.size());
+  }
+  char data[kSize] = {};
+};
+
+std::optional<SocketAddress> ParseV4(std::string_view host, std::uint16_t port) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
-  if (inet_pton(AF_INET, host.c_str(), &address.sin_addr) != 1) return std::nullopt;
+  if (inet_pton(AF_INET, Terminated<INET_ADDRSTRLEN>(host).data, &address.sin_addr) != 1) {
+    return std::nullopt;
+  }
   return SocketAddress(reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
 
@@ -59,52 +64,53 @@ Error ScopeFailure(int error_number) {
   return error;
 }
 
-std::optional<SocketAddress> ParseV6(const std::string& host, std::uint16_t port, Error* failure) {
+// An interface by name, or its index: the kernel wants the index (ipv6(7), sin6_scope_id). 0: neither.
+std::uint32_t ParseScope(std::string_view scope, Error* failure) {
+  const std::uint32_t index = if_nametoindex(Terminated<IF_NAMESIZE>(scope).data);
+  if (index != 0) return index;
+  const int error_number = internal::LastErrorNumber();
+  std::uint32_t number = 0;
+  const auto [end, error] = std::from_chars(scope.data(), scope.data() + scope.size(), number);
+  if (error == std::errc() && end == scope.data() + scope.size() && number != 0) return number;
+  *failure = ScopeFailure(error_number);
+  return 0;
+}
+
+std::optional<SocketAddress> ParseV6(std::string_view host, std::uint16_t port, Error* failure) {
   sockaddr_in6 address{};
   address.sin6_family = AF_INET6;
   address.sin6_port = htons(port);
-  std::string number = host;
-  if (const std::size_t percent = host.find('%'); percent != std::string::npos) {
-    const std::string scope = host.substr(percent + 1);
-    number.resize(percent);
-    // An interface by name, or its index: the kernel wants the index (ipv6(7), sin6_scope_id).
-    address.sin6_scope_id = if_nametoindex(scope.c_str());
-    if (address.sin6_scope_id == 0) {
-      const int error_number = internal::LastErrorNumber();
-      const auto [end, error] =
-          std::from_chars(scope.data(), scope.data() + scope.size(), address.sin6_scope_id);
-      if (error != std::errc() || end != scope.data() + scope.size() ||
-          address.sin6_scope_id == 0) {
-        *failure = ScopeFailure(error_number);
-        return std::nullopt;
-      }
-    }
+  const std::size_t percent = host.find('%');
+  if (percent != std::string_view::npos) {
+    address.sin6_scope_id = ParseScope(host.substr(percent + 1), failure);
+    if (address.sin6_scope_id == 0) return std::nullopt;
   }
-  if (inet_pton(AF_INET6, number.c_str(), &address.sin6_addr) != 1) return std::nullopt;
+  const Terminated<INET6_ADDRSTRLEN> number(host.substr(0, percent));
+  if (inet_pton(AF_INET6, number.data, &address.sin6_addr) != 1) return std::nullopt;
   return SocketAddress(reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
 
-absl::StatusOr<SocketAddress> ParseUnix(std::string_view text, std::string_view path) {
+// "": it is in `*address`. Else what is wrong.
+std::string_view ParseUnix(std::string_view path, std::optional<SocketAddress>* parsed) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.empty()) return Bad(text, "the path is empty");
-  if (path.find('\0') != std::string_view::npos) return Bad(text, "the path contains a NUL byte");
+  if (path.empty()) return "the path is empty";
+  if (path.find('\0') != std::string_view::npos) return "the path contains a NUL byte";
   const bool abstract = path.front() == '@';
-  if (abstract && path.size() == 1) return Bad(text, "the abstract name is empty");
+  if (abstract && path.size() == 1) return "the abstract name is empty";
   // A path needs its terminating NUL; an abstract name is counted, its first byte is the NUL.
-  if (path.size() > sizeof(address.sun_path) - 1) {
-    return Bad(text, "the path is longer than 107 bytes");
-  }
+  if (path.size() > sizeof(address.sun_path) - 1) return "the path is longer than 107 bytes";
   std::memcpy(address.sun_path, path.data(), path.size());
   if (abstract) address.sun_path[0] = '\0';
   const std::size_t size = offsetof(sockaddr_un, sun_path) + path.size() + (abstract ? 0 : 1);
-  return SocketAddress(reinterpret_cast<const sockaddr*>(&address), static_cast<socklen_t>(size));
+  parsed->emplace(reinterpret_cast<const sockaddr*>(&address), static_cast<socklen_t>(size));
+  return "";
 }
 
 // What a resolver would be asked for: letters, digits, '-', '.', '_'. Everything else is a typing error
 // that would come back as "name not found" after a time-out.
 bool IsHostName(std::string_view host) {
-  if (host.empty() || host.size() > kHostSizeMax) return false;
+  if (host.empty() || host.size() > internal::kHostSizeMax) return false;
   std::size_t label = 0;
   for (std::size_t i = 0; i < host.size(); ++i) {
     const char c = host[i];
@@ -127,6 +133,53 @@ bool LooksLikeV4(std::string_view host) {
   const std::string_view last = dot == std::string_view::npos ? host : host.substr(dot + 1);
   return !last.empty() &&
          std::all_of(last.begin(), last.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// "host:port" or "[host]:port", cut in two; else what is wrong with it.
+std::string_view Split(std::string_view text, std::string_view* host, std::string_view* port) {
+  if (!text.empty() && text.front() == '[') {
+    const std::size_t close = text.find(']');
+    if (close == std::string_view::npos) return "'[' without ']'";
+    if (text.size() <= close + 1 || text[close + 1] != ':') return "\":port\" must follow ']'";
+    *host = text.substr(1, close - 1);
+    *port = text.substr(close + 2);
+    return "";
+  }
+  const std::size_t colon = text.find(':');
+  if (colon == std::string_view::npos) return "no \":port\"";
+  if (text.find(':', colon + 1) != std::string_view::npos) {
+    return "more than one ':'; write an IPv6 address as [address]:port";
+  }
+  *host = text.substr(0, colon);
+  *port = text.substr(colon + 1);
+  return "";
+}
+
+// "": `parts` has it. Else what is wrong with the text, or, where `failure` is of another class than
+// kInvalid, with its scope.
+std::string_view ParseParts(std::string_view text, internal::EndpointParts* parts, Error* failure) {
+  if (constexpr std::string_view kUnix = "unix:"; text.substr(0, kUnix.size()) == kUnix) {
+    return ParseUnix(text.substr(kUnix.size()), &parts->literal);
+  }
+  std::string_view host;
+  std::string_view port;
+  if (const std::string_view problem = Split(text, &host, &port); !problem.empty()) return problem;
+  const std::optional<std::uint16_t> number = ParsePort(port);
+  if (!number.has_value()) return "the port is not a number from 0 to 65535";
+  parts->port = *number;
+  if (text.front() == '[') {
+    parts->literal = ParseV6(host, *number, failure);
+    if (parts->literal.has_value()) return "";
+    return failure->error_class == ErrorClass::kInvalid ? "not an IPv6 address between '[' and ']'"
+                                                        : "the interface behind '%'";
+  }
+  if (host.empty()) return "the host is empty";
+  parts->literal = ParseV4(host, *number);
+  if (parts->literal.has_value()) return "";
+  if (LooksLikeV4(host)) return "not an IPv4 address";
+  if (!IsHostName(host)) return "not a host name";
+  parts->host = host;
+  return "";
 }
 
 }  // namespace
@@ -185,59 +238,32 @@ bool operator==(const SocketAddress& a, const SocketAddress& b) noexcept {
   return a.size_ == b.size_ && std::memcmp(&a.storage_, &b.storage_, a.size_) == 0;
 }
 
+namespace internal {
+
+Error TakeApart(std::string_view text, EndpointParts* parts, std::string_view* problem) noexcept {
+  Error failure{Operation::kResolve, ErrorClass::kInvalid, Action::kStop, 0};
+  *problem = ParseParts(text, parts, &failure);
+  return problem->empty() ? Error{} : failure;
+}
+
+}  // namespace internal
+
 absl::StatusOr<Endpoint> Endpoint::Parse(std::string_view text, Error* failure) {
-  Error ignored;
-  if (failure == nullptr) failure = &ignored;
-  *failure = {Operation::kResolve, ErrorClass::kInvalid, Action::kStop, 0};
+  internal::EndpointParts parts;
+  std::string_view problem;
+  const Error error = internal::TakeApart(text, &parts, &problem);
+  if (failure != nullptr) *failure = error;
+  if (error.failed()) {
+    std::string message = "endpoint \"";
+    message.append(text).append("\": ").append(problem);
+    if (error.error_class != ErrorClass::kInvalid) message.append(": ").append(error.ToString());
+    return absl::InvalidArgumentError(message);
+  }
   Endpoint endpoint;
   endpoint.text_ = std::string(text);
-  if (constexpr std::string_view kUnix = "unix:"; text.substr(0, kUnix.size()) == kUnix) {
-    absl::StatusOr<SocketAddress> address = ParseUnix(text, text.substr(kUnix.size()));
-    if (!address.ok()) return address.status();
-    endpoint.literal_ = *address;
-    return endpoint;
-  }
-
-  std::string_view host;
-  std::string_view port;
-  const bool bracketed = !text.empty() && text.front() == '[';
-  if (bracketed) {
-    const std::size_t close = text.find(']');
-    if (close == std::string_view::npos) return Bad(text, "'[' without ']'");
-    if (text.size() <= close + 1 || text[close + 1] != ':') {
-      return Bad(text, "\":port\" must follow ']'");
-    }
-    host = text.substr(1, close - 1);
-    port = text.substr(close + 2);
-  } else {
-    const std::size_t colon = text.find(':');
-    if (colon == std::string_view::npos) return Bad(text, "no \":port\"");
-    if (text.find(':', colon + 1) != std::string_view::npos) {
-      return Bad(text, "more than one ':'; write an IPv6 address as [address]:port");
-    }
-    host = text.substr(0, colon);
-    port = text.substr(colon + 1);
-  }
-  const std::optional<std::uint16_t> number = ParsePort(port);
-  if (!number.has_value()) return Bad(text, "the port is not a number from 0 to 65535");
-  endpoint.port_ = *number;
-
-  const std::string host_text(host);
-  if (bracketed) {
-    endpoint.literal_ = ParseV6(host_text, *number, failure);
-    if (!endpoint.literal_.has_value()) {
-      return Bad(text, failure->error_class == ErrorClass::kInvalid
-                           ? "not an IPv6 address between '[' and ']'"
-                           : "the interface behind '%': " + failure->ToString());
-    }
-    return endpoint;
-  }
-  if (host.empty()) return Bad(text, "the host is empty");
-  endpoint.literal_ = ParseV4(host_text, *number);
-  if (endpoint.literal_.has_value()) return endpoint;
-  if (LooksLikeV4(host)) return Bad(text, "not an IPv4 address");
-  if (!IsHostName(host)) return Bad(text, "not a host name");
-  endpoint.host_ = host_text;
+  endpoint.host_ = std::string(parts.host);
+  endpoint.port_ = parts.port;
+  endpoint.literal_ = parts.literal;
   return endpoint;
 }
 

@@ -31,7 +31,8 @@ namespace holdfast::internal {
 // What an operation that was cancelled before it did anything ends with.
 inline constexpr int kCancelledCode = -ECANCELED;
 
-// What Backend::Open and Adopt answer when there is no slot.
+// What Backend::Open and Adopt answer when there is no slot. Also for the runtime's own memory: an
+// attempt or a connection that cannot have it ends as one that the kernel had none for.
 inline constexpr int kNoMemoryCode = -ENOMEM;
 // What io_uring_enter(2) answers to a thread that is not the ring's.
 inline constexpr int kWrongThreadCode = -EEXIST;

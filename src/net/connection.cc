@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/error_codes.h"
 #include "core/error_table.h"
 #include "machine/death.h"
 #include "sys/socket_calls.h"
@@ -76,7 +77,7 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
 void Connection::Pause() noexcept {
   if (!in_use() || read_ != ReadSide::kOpen) return;
   read_ = ReadSide::kPaused;
-  if (phase_ == Phase::kDraining) return held_.clear();  // It reads on, to the end, and drops.
+  if (phase_ == Phase::kDraining) return held_.Clear();  // It reads on, to the end, and drops.
   receive_stall_ = {};
   core_.backend().Cancel(*socket_, OpKind::kReceive);
 }
@@ -100,7 +101,7 @@ void Connection::Drain(Instant deadline) noexcept {
   poll_interval_ = {};
   if (write_ == WriteSide::kOpen) write_ = WriteSide::kClosing;
   // Paused or not, it reads to the end of file; what is paused is read and dropped.
-  if (read_ == ReadSide::kPaused) held_.clear();
+  if (read_ == ReadSide::kPaused) held_.Clear();
   StartReceive();
   core_.MarkDirty(*this);
   owner_.OnDeadlineChanged();
@@ -311,7 +312,9 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
   // Closed while paused: the user does not want it.
   if (!in_use() || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
   if (read_ == ReadSide::kPaused || !held_.empty()) {
-    held_.insert(held_.end(), bytes.begin(), bytes.end());
+    if (held_.TryAppend(bytes)) return;
+    Note(Classify(Call::kRecv, -kNoMemoryCode));  // They are lost, and so is what follows them.
+    Lose();
     return;
   }
   owner_.OnBytes(bytes);
@@ -365,8 +368,8 @@ void Connection::OnReceiveEnd(Result result) noexcept {
 }
 
 void Connection::DeliverHeld() noexcept {
-  const std::vector<std::byte> held = std::exchange(held_, {});
-  if (!held.empty()) owner_.OnBytes(held);
+  const TryVector<std::byte> held = std::move(held_);
+  if (!held.empty()) owner_.OnBytes({held.data(), held.size()});
 }
 
 // --- The end.

@@ -20,11 +20,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
 #include "backend/socket.h"
+#include "base/try_vector.h"
 #include "machine/account.h"
 #include "machine/ledger.h"
 #include "machine/send_queue.h"
@@ -207,7 +207,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   Error sticky_{};    // The first telling failure of a call.
   Error declared_{};  // Why we gave it up, if we did.
   std::uint64_t received_ = 0;
-  std::vector<std::byte> held_;  // Bounded by what the kernel had completed when it was paused.
+  TryVector<std::byte> held_;  // Bounded by what the kernel had completed when it was paused.
   Instant drain_deadline_ = kNever;
   Instant poll_at_ = kNever;  // The next look at something that gives no event.
   Duration poll_interval_{0};

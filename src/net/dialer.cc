@@ -1,8 +1,10 @@
 #include "net/dialer.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
+#include "core/error_codes.h"
 #include "machine/attempt.h"
 #include "machine/death.h"
 #include "net/socket_setup.h"
@@ -10,27 +12,28 @@
 
 namespace holdfast::internal {
 
-void Dialer::Start(const Endpoint& endpoint, std::size_t index, const DialOptions& options) {
+void Dialer::Start(const EndpointParts& endpoint, std::size_t index,
+                   const DialOptions& options) noexcept {
   HOLDFAST_CHECK(stage_ == Stage::kIdle);
   HOLDFAST_CHECK(socket_ == nullptr);
   options_ = options;
   endpoint_ = index;
-  if (last_.size() <= index) last_.resize(index + 1);
   error_ = {};
   error_peer_ = {};
-  addresses_.clear();
+  addresses_ = {};
   attempt_deadline_ = SaturatingAdd(core_.now(), options.attempt_timeout);
   connect_deadline_ = kNever;
   stage_ = Stage::kResolving;
-  if (endpoint.literal().has_value()) {
-    addresses_.push_back(*endpoint.literal());
-    TryAddresses(0);
-  } else {
-    resolver_.Resolve(endpoint.host(), endpoint.port());
+  if (!last_.TryExtend(index + 1, {})) return FailForMemory();
+  if (!endpoint.literal.has_value()) {
+    if (!resolver_.Resolve(endpoint.host, endpoint.port)) FailForMemory();
+    return;
   }
+  if (!addresses_.TryPushBack(*endpoint.literal)) return FailForMemory();
+  TryAddresses(0);
 }
 
-void Dialer::OnResolved(const Error& error, std::vector<SocketAddress> addresses) noexcept {
+void Dialer::OnResolved(const Error& error, TryVector<SocketAddress> addresses) noexcept {
   HOLDFAST_CHECK(stage_ == Stage::kResolving);
   if (error.failed()) {
     Note(error, {});
@@ -63,7 +66,11 @@ void Dialer::TryAddresses(std::size_t first) noexcept {
 
 bool Dialer::TryAddress(const SocketAddress& address) noexcept {
   last_[endpoint_] = address;
-  socket_ = std::make_unique<Socket>(*this);
+  socket_.reset(new (std::nothrow) Socket(*this));
+  if (socket_ == nullptr) {
+    Note(Classify(Call::kSocket, -kNoMemoryCode), address);
+    return false;
+  }
   if (const int result = core_.backend().Open(*socket_, address.family()); result < 0) {
     socket_.reset();
     Note(Classify(Call::kSocket, -result), address);
@@ -94,7 +101,7 @@ void Dialer::OnConnect(Socket& socket, Result result) noexcept {
         stage_ = Stage::kIdle;
         connect_deadline_ = attempt_deadline_ = kNever;
         Dialed dialed{std::move(socket_), LocalAddressOf(core_.kernel(), socket.fd), address};
-        addresses_.clear();
+        addresses_ = {};
         owner_.OnDialed(std::move(dialed));
         return;
       }
@@ -120,7 +127,7 @@ void Dialer::OnConnect(Socket& socket, Result result) noexcept {
     case Stage::kCancelled:
       CloseSocket();
       stage_ = Stage::kIdle;
-      addresses_.clear();
+      addresses_ = {};
       owner_.OnDialCancelled();
       return;
     case Stage::kIdle:
@@ -169,6 +176,11 @@ void Dialer::Note(const Error& error, const SocketAddress& peer) noexcept {
   error_peer_ = peer;
 }
 
+void Dialer::FailForMemory() noexcept {
+  Note(Classify(Call::kSocket, -kNoMemoryCode), {});
+  Fail();
+}
+
 void Dialer::CloseSocket() noexcept {
   core_.backend().Close(*socket_);
   socket_.reset();
@@ -178,7 +190,7 @@ void Dialer::CloseSocket() noexcept {
 void Dialer::Fail() noexcept {
   stage_ = Stage::kIdle;
   connect_deadline_ = attempt_deadline_ = kNever;
-  addresses_.clear();
+  addresses_ = {};
   owner_.OnDialFailed(error_, error_peer_);
 }
 

@@ -11,11 +11,12 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include <holdfast/endpoint.h>
 #include <holdfast/socket_options.h>
 #include "backend/socket.h"
+#include "base/try_vector.h"
+#include "core/endpoint_parts.h"
 #include "net/resolver.h"
 #include "reactor/reactor_core.h"
 
@@ -61,7 +62,7 @@ class Dialer final : public SocketEvents, public ResolverClient {
 
   // Requires: !busy(). Called from the loop: may call the owner before it returns. `endpoint` was
   // checked when the options were; `index` is its place among them.
-  void Start(const Endpoint& endpoint, std::size_t index, const DialOptions& options);
+  void Start(const EndpointParts& endpoint, std::size_t index, const DialOptions& options) noexcept;
   // Requires: busy(). During a look-up, which is simply forgotten: busy() is false at once, and nothing
   // follows. Else OnDialCancelled follows, from the loop, and busy() is true until then.
   void Cancel() noexcept;
@@ -76,7 +77,7 @@ class Dialer final : public SocketEvents, public ResolverClient {
   void OnReceive(Socket&, Result, const std::byte*) noexcept override { HOLDFAST_CHECK(false); }
   void OnSend(Socket&, Result) noexcept override { HOLDFAST_CHECK(false); }
   // ResolverClient.
-  void OnResolved(const Error& error, std::vector<SocketAddress> addresses) noexcept override;
+  void OnResolved(const Error& error, TryVector<SocketAddress> addresses) noexcept override;
 
  private:
   enum class Stage : std::uint8_t {
@@ -92,6 +93,7 @@ class Dialer final : public SocketEvents, public ResolverClient {
   // True when a connect is in flight.
   [[nodiscard]] bool TryAddress(const SocketAddress& address) noexcept;
   void Note(const Error& error, const SocketAddress& peer) noexcept;
+  void FailForMemory() noexcept;
   void CloseSocket() noexcept;
   void Fail() noexcept;
 
@@ -101,11 +103,11 @@ class Dialer final : public SocketEvents, public ResolverClient {
   Stage stage_ = Stage::kIdle;
   DialOptions options_;
   std::unique_ptr<Socket> socket_;
-  std::vector<SocketAddress> addresses_;  // In the order in which they are tried.
-  std::size_t index_ = 0;                 // Of the address that is being tried.
-  std::size_t endpoint_ = 0;              // Index of the endpoint, for last_.
-  std::vector<SocketAddress> last_;       // By endpoint: the one that its last attempt ended with.
-  Error error_{};                         // The most telling so far, and its address.
+  TryVector<SocketAddress> addresses_;  // In the order in which they are tried.
+  std::size_t index_ = 0;               // Of the address that is being tried.
+  std::size_t endpoint_ = 0;            // Index of the endpoint, for last_.
+  TryVector<SocketAddress> last_;       // By endpoint: the one that its last attempt ended with.
+  Error error_{};                       // The most telling so far, and its address.
   SocketAddress error_peer_;
   Instant connect_deadline_ = kNever;
   Instant attempt_deadline_ = kNever;

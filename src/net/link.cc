@@ -1,8 +1,11 @@
 #include "net/link_core.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
+#include "core/endpoint_parts.h"
+#include "core/error_codes.h"
 #include "sys/socket_calls.h"
 
 namespace holdfast::internal {
@@ -98,14 +101,15 @@ void LinkCore::Dial() {
   ++stats_.dials;
   const std::string& text = options_->endpoints[endpoint_];
   // Anew for every attempt, for the sake of a scope: its interface may be another by now, or gone.
-  Error failure;
-  if (const auto endpoint = Endpoint::Parse(text, &failure); endpoint.ok()) {
-    dialer_.Start(*endpoint, endpoint_,
+  EndpointParts endpoint;
+  std::string_view problem;
+  if (const Error failure = TakeApart(text, &endpoint, &problem); failure.failed()) {
+    OnDialFailed(failure, {});  // As Start does with an attempt that fails at once.
+  } else {
+    dialer_.Start(endpoint, endpoint_,
                   {.socket = &options_->socket,
                    .connect_timeout = options_->connect_timeout,
                    .attempt_timeout = options_->attempt_timeout});
-  } else {
-    OnDialFailed(failure, {});  // As Start does with an attempt that fails at once.
   }
   Rearm();
   ReportState();
@@ -113,7 +117,12 @@ void LinkCore::Dial() {
 }
 
 void LinkCore::OnDialed(Dialed dialed) noexcept {
-  session_ = std::make_unique<Session>();
+  session_.reset(new (std::nothrow) Session);
+  if (session_ == nullptr) {
+    core_.backend().Close(*dialed.socket);
+    --core_.population().sockets;
+    return OnDialFailed(Classify(Call::kSocket, -kNoMemoryCode), dialed.peer);
+  }
   session_->socket = std::move(dialed.socket);
   session_->local = dialed.local;
   session_->peer = dialed.peer;

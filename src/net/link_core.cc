@@ -29,9 +29,10 @@ constexpr std::size_t kLedgerEntrySize = 16;
 
 std::unique_ptr<Link> LinkCore::Create(ReactorCore& core,
                                        std::shared_ptr<const LinkOptions> options, void* user) {
+  std::unique_ptr<Link> handle(new Link);
   auto* const link = new LinkCore(core, std::move(options), user);
-  std::unique_ptr<Link> handle(new Link(link));
   link->handle_ = handle.get();
+  handle->core_ = link;
   ReactorCore::Population& population = core.population();
   ++population.handles;
   ++population.cores;

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include <holdfast/link.h>
+#include "core/out_of_memory.h"
 #include "net/link_core.h"
 #include "net/options.h"
 
@@ -31,18 +32,25 @@ std::string Down::ToString() const {
 
 absl::StatusOr<std::unique_ptr<Link>> Link::Create(Reactor& reactor, LinkOptions options,
                                                    void* user) {
-  return Create(reactor, std::make_shared<const LinkOptions>(std::move(options)), user);
+  return internal::OrOutOfMemory([&] {
+    return Create(reactor, std::make_shared<const LinkOptions>(std::move(options)), user);
+  });
 }
 
 absl::StatusOr<std::unique_ptr<Link>> Link::Create(Reactor& reactor,
                                                    std::shared_ptr<const LinkOptions> options,
                                                    void* user) {
-  if (options == nullptr) return absl::InvalidArgumentError("LinkOptions = nullptr");
-  if (absl::Status status = internal::ValidateLinkOptions(*options); !status.ok()) return status;
-  return internal::LinkCore::Create(internal::ReactorCore::Of(reactor), std::move(options), user);
+  using LinkOrStatus = absl::StatusOr<std::unique_ptr<Link>>;
+  return internal::OrOutOfMemory([&]() -> LinkOrStatus {
+    if (options == nullptr) return absl::InvalidArgumentError("LinkOptions = nullptr");
+    if (absl::Status status = internal::ValidateLinkOptions(*options); !status.ok()) return status;
+    return internal::LinkCore::Create(internal::ReactorCore::Of(reactor), std::move(options), user);
+  });
 }
 
-Link::~Link() { core_->Abandon(); }
+Link::~Link() {
+  if (core_ != nullptr) core_->Abandon();
+}
 void Link::Start() { core_->Start(); }
 SendResult Link::Send(std::span<const std::byte> message) { return core_->Send(message); }
 bool Link::Ping(std::span<const std::byte> bytes) { return core_->Ping(bytes); }

@@ -1,6 +1,10 @@
 #include "net/listener_core.h"
 
+#include <new>
+
+#include "core/error_codes.h"
 #include "core/error_table.h"
+#include "core/out_of_memory.h"
 #include "net/options.h"
 #include "net/socket_setup.h"
 #include "net/stream_core.h"
@@ -17,6 +21,7 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
   if (!endpoint.ok()) return endpoint.status();  // A scope whose interface has just gone.
   const SocketAddress address = *endpoint->literal();
   std::unique_ptr<ListenerCore> listener(new ListenerCore(core, std::move(options), user));
+  std::unique_ptr<Listener> handle(new Listener);
   Socket& socket = listener->socket_;
   if (const int result = core.backend().Open(socket, address.family()); result < 0) {
     return Classify(internal::Call::kSocket, -result).ToStatus();
@@ -34,8 +39,8 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
   ++population.cores;
   ++population.listeners;
   ++population.sockets;
-  std::unique_ptr<Listener> handle(new Listener(listener.get()));
-  listener.release()->handle_ = handle.get();
+  listener->handle_ = handle.get();
+  handle->core_ = listener.release();
   return handle;
 }
 
@@ -81,16 +86,28 @@ void ListenerCore::RunDeferred() noexcept {
 }
 
 void ListenerCore::Accepted(int fd) noexcept {
-  auto socket = std::make_unique<Socket>(*this);  // Its events go to the stream once that opens it.
-  if (stage_ != Stage::kAccepting || core_.backend().Adopt(*socket, fd, socket_.domain) < 0) {
+  if (stage_ != Stage::kAccepting) return static_cast<void>(core_.kernel().Close(fd));
+  // Its events go to the stream once that opens it.
+  std::unique_ptr<Socket> socket(new (std::nothrow) Socket(*this));
+  if (socket == nullptr || core_.backend().Adopt(*socket, fd, socket_.domain) < 0) {
     core_.kernel().Close(fd);
-    return;
+    return AcceptedInVain();
   }
   ++core_.population().sockets;
+  PrepareAccepted(core_.kernel(), fd, socket_.domain, options_.socket);
+  std::unique_ptr<Stream> stream = StreamCore::Create(core_, std::move(socket));
+  if (stream == nullptr) return AcceptedInVain();
   ++stats_.accepted;
   pause_.OnSuccess();
-  PrepareAccepted(core_.kernel(), fd, socket_.domain, options_.socket);
-  Call(options_.on_accept, StreamCore::Create(core_, std::move(socket)));
+  Call(options_.on_accept, std::move(stream));
+}
+
+// There is no memory for a connection that the kernel has handed over. It is closed, which makes no other
+// call fail; the next one may find memory.
+void ListenerCore::AcceptedInVain() noexcept {
+  const Error error = Classify(internal::Call::kAccept4, -kNoMemoryCode);
+  core_.Count(error);
+  Call(options_.on_error, error);
 }
 
 void ListenerCore::OnAccept(Socket&, Result result) noexcept {
@@ -118,10 +135,14 @@ void ListenerCore::OnAccept(Socket&, Result result) noexcept {
 
 absl::StatusOr<std::unique_ptr<Listener>> Listener::Create(Reactor& reactor,
                                                            ListenerOptions options, void* user) {
-  return internal::ListenerCore::Create(internal::ReactorCore::Of(reactor), std::move(options),
-                                        user);
+  return internal::OrOutOfMemory([&] {
+    return internal::ListenerCore::Create(internal::ReactorCore::Of(reactor), std::move(options),
+                                          user);
+  });
 }
-Listener::~Listener() { core_->Abandon(); }
+Listener::~Listener() {
+  if (core_ != nullptr) core_->Abandon();
+}
 void Listener::Close() { core_->Close(); }
 SocketAddress Listener::local() const noexcept { return core_->local(); }
 ListenerStats Listener::stats() const noexcept { return core_->stats(); }

@@ -48,6 +48,7 @@ class ListenerCore final : public Mortal, public Deferred, public SocketEvents, 
 
   ListenerCore(ReactorCore& core, ListenerOptions options, void* user);
   void Accepted(int fd) noexcept;
+  void AcceptedInVain() noexcept;
 
   template <class Function, class... Arguments>
   void Call(const Function& function, Arguments&&... arguments) {

@@ -4,11 +4,13 @@
 
 #include <atomic>
 #include <cstring>
-#include <deque>
 #include <mutex>
-#include <unordered_map>
+#include <new>
 #include <utility>
 
+#include "base/intrusive_list.h"
+#include "core/endpoint_parts.h"
+#include "core/error_codes.h"
 #include "core/error_table.h"
 
 namespace holdfast::internal {
@@ -16,9 +18,10 @@ namespace {
 
 constexpr int kThreadsMax = 4;  // Of a kernel.
 
-std::vector<SocketAddress> CopyAddresses(const addrinfo* list, std::uint16_t port) {
-  std::vector<SocketAddress> addresses;
-  for (; list != nullptr && addresses.size() < kAddressesMax; list = list->ai_next) {
+// False when there is no memory for them.
+[[nodiscard]] bool CopyAddresses(const addrinfo* list, std::uint16_t port,
+                                 TryVector<SocketAddress>* addresses) noexcept {
+  for (; list != nullptr && addresses->size() < kAddressesMax; list = list->ai_next) {
     sockaddr_storage storage{};
     if (list->ai_addrlen > sizeof(storage)) continue;
     std::memcpy(&storage, list->ai_addr, list->ai_addrlen);
@@ -29,9 +32,10 @@ std::vector<SocketAddress> CopyAddresses(const addrinfo* list, std::uint16_t por
     } else {
       continue;
     }
-    addresses.emplace_back(reinterpret_cast<const sockaddr*>(&storage), list->ai_addrlen);
+    const SocketAddress address(reinterpret_cast<const sockaddr*>(&storage), list->ai_addrlen);
+    if (!addresses->TryPushBack(address)) return false;
   }
-  return addresses;
+  return true;
 }
 
 }  // namespace
@@ -39,14 +43,17 @@ std::vector<SocketAddress> CopyAddresses(const addrinfo* list, std::uint16_t por
 // One look-up. Two hold it, the thread and the resolver (or the mailbox, on the resolver's behalf);
 // the last one deletes it. `mutex_` orders the thread's post against a cancellation: after Cancel the
 // reactor is never touched again.
-class ResolveRequest final : public MailNode {
+class ResolveRequest final : public MailNode, public ListNode {
  public:
-  ResolveRequest(Resolver& resolver, std::string host, std::uint16_t port)
+  // Requires: a host of at most kHostSizeMax bytes.
+  ResolveRequest(Resolver& resolver, std::string_view host, std::uint16_t port) noexcept
       : kernel_(resolver.core_.kernel()),
         core_(&resolver.core_),
         resolver_(&resolver),
-        host_(std::move(host)),
-        port_(port) {}
+        port_(port) {
+    HOLDFAST_CHECK(host.size() <= kHostSizeMax);
+    std::memcpy(host_, host.data(), host.size());
+  }
 
   // On a thread of the pool.
   void Work() noexcept {
@@ -56,13 +63,15 @@ class ResolveRequest final : public MailNode {
     hints.ai_socktype = SOCK_STREAM;
     addrinfo* list = nullptr;
     int error_number = 0;
-    const int eai = kernel_.GetAddrInfo(host_.c_str(), nullptr, &hints, &list, &error_number);
+    const int eai = kernel_.GetAddrInfo(host_, nullptr, &hints, &list, &error_number);
     if (eai != 0) {
       error_ = ClassifyResolve(eai, error_number);
     } else {
-      addresses_ = CopyAddresses(list, port_);
+      const bool copied = CopyAddresses(list, port_, &addresses_);
       kernel_.FreeAddrInfo(list);
-      if (addresses_.empty()) {  // An answer without an address of a family that we speak.
+      if (!copied) {
+        error_ = NoMemory(-kNoMemoryCode);
+      } else if (addresses_.empty()) {  // An answer without an address of a family that we speak.
         error_ = {Operation::kResolve, ErrorClass::kNameNotFound, Action::kBackOffSlow, 0};
       }
     }
@@ -70,7 +79,7 @@ class ResolveRequest final : public MailNode {
   }
   // The look-up never ran: this host has no thread for it.
   void Fail(int error_number) noexcept {
-    error_ = {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, error_number};
+    error_ = NoMemory(error_number);
     Finish();
   }
   // On the reactor's thread.
@@ -101,6 +110,10 @@ class ResolveRequest final : public MailNode {
  private:
   ~ResolveRequest() = default;
 
+  [[nodiscard]] static Error NoMemory(int error_number) noexcept {
+    return {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, error_number};
+  }
+
   // The thread that posted may still be waking the reactor, which must not end before it has.
   void AwaitPoster() noexcept { const std::lock_guard<std::mutex> lock(mutex_); }
 
@@ -128,10 +141,10 @@ class ResolveRequest final : public MailNode {
   ReactorCore* core_;    // Null once cancelled. Guarded by mutex_.
   bool posted_ = false;  // True from the moment it is in the mailbox. Guarded by mutex_.
   Resolver* resolver_;   // The reactor's thread only.
-  const std::string host_;
+  char host_[kHostSizeMax + 1] = {};
   const std::uint16_t port_;
   Error error_{};
-  std::vector<SocketAddress> addresses_;
+  TryVector<SocketAddress> addresses_;
   std::atomic<int> references_{2};
 };
 
@@ -141,66 +154,86 @@ namespace {
 // queue and ends when that is empty. So a thread costs one pthread_create(3) whenever all was quiet
 // before, which is little beside a look-up; and a kernel whose threads are coroutines of one thread of
 // the machine needs no condition variable, on which they would all sleep at once.
-struct Pool {
-  std::deque<ResolveRequest*> queue;  // Bounded by the number of links, one each.
+struct Pool : ListNode {
+  explicit Pool(Kernel& of) noexcept : kernel(of) {}
+  Kernel& kernel;
+  IntrusiveList<ResolveRequest> queue;
   int threads = 0;
 };
 
-// Leaked on purpose: threads are detached and may outlive every static destructor. A pool stands here
-// only while it has a thread (and so while anything is queued): nobody says when a kernel ends, and
-// another one may come to its address.
+// A pool stands here only while it has a thread (and so while anything is queued): nobody says when a
+// kernel ends, and another one may come to its address.
 struct Registry {
   std::mutex mutex;  // Of all pools. Never held during a look-up or a post.
-  std::unordered_map<const Kernel*, Pool> pools;
+  IntrusiveList<Pool> pools;
+
+  [[nodiscard]] Pool* Find(const Kernel& kernel) noexcept {
+    for (Pool& pool : pools) {
+      if (&pool.kernel == &kernel) return &pool;
+    }
+    return nullptr;
+  }
+  void Remove(Pool* pool) noexcept {
+    pool->Unlink();
+    delete pool;
+  }
 };
 
-Registry& Pools() {
-  static Registry* const registry = new Registry;
+// Never destroyed: threads are detached and may outlive every static destructor.
+Registry& Pools() noexcept {
+  alignas(Registry) static std::byte memory[sizeof(Registry)];
+  static Registry* const registry = new (memory) Registry;
   return *registry;
 }
 
 // The body of a thread.
-void WorkOff(void* kernel) {
+void WorkOff(void* mine) {
+  Pool* const pool = static_cast<Pool*>(mine);
   Registry& registry = Pools();
   for (;;) {
     ResolveRequest* request = nullptr;
     {
       const std::lock_guard<std::mutex> lock(registry.mutex);
-      const auto found = registry.pools.find(static_cast<const Kernel*>(kernel));
-      Pool& pool = found->second;
-      if (pool.queue.empty()) {
-        if (--pool.threads == 0) registry.pools.erase(found);
+      request = pool->queue.PopFront();
+      if (request == nullptr) {
+        if (--pool->threads == 0) registry.Remove(pool);
         return;
       }
-      request = pool.queue.front();
-      pool.queue.pop_front();
     }
     request->Work();
   }
 }
 
-void Submit(Kernel& kernel, ResolveRequest& request) {
-  int error = 0;
+void Submit(Kernel& kernel, ResolveRequest& request) noexcept {
+  int error = -kNoMemoryCode;
   {
     Registry& registry = Pools();
     const std::lock_guard<std::mutex> lock(registry.mutex);
-    Pool& pool = registry.pools[&kernel];
-    pool.queue.push_back(&request);
-    if (pool.threads == kThreadsMax) return;
-    error = -kernel.StartThread(&WorkOff, &kernel);
-    if (error == 0) ++pool.threads;
-    if (pool.threads > 0) return;  // One of the others comes to it.
-    registry.pools.erase(&kernel);
+    Pool* pool = registry.Find(kernel);
+    if (pool == nullptr && (pool = new (std::nothrow) Pool(kernel)) != nullptr) {
+      registry.pools.PushBack(*pool);
+    }
+    if (pool != nullptr) {
+      pool->queue.PushBack(request);
+      if (pool->threads == kThreadsMax) return;
+      error = -kernel.StartThread(&WorkOff, pool);
+      if (error == 0) ++pool->threads;
+      if (pool->threads > 0) return;  // One of the others comes to it.
+      request.Unlink();
+      registry.Remove(pool);
+    }
   }
   request.Fail(error);
 }
 
 }  // namespace
 
-void Resolver::Resolve(const std::string& host, std::uint16_t port) {
+bool Resolver::Resolve(std::string_view host, std::uint16_t port) noexcept {
   HOLDFAST_CHECK(request_ == nullptr);
-  request_ = new ResolveRequest(*this, host, port);
+  request_ = new (std::nothrow) ResolveRequest(*this, host, port);
+  if (request_ == nullptr) return false;
   Submit(core_.kernel(), *request_);
+  return true;
 }
 
 void Resolver::Cancel() noexcept {

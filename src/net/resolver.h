@@ -12,11 +12,11 @@
 #define HOLDFAST_NET_RESOLVER_H_
 
 #include <cstdint>
-#include <string>
-#include <vector>
+#include <string_view>
 
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
+#include "base/try_vector.h"
 #include "reactor/reactor_core.h"
 
 namespace holdfast::internal {
@@ -30,7 +30,7 @@ class ResolverClient {
  public:
   // On the reactor's thread. Not failed(): at least one address. Once for each Resolve that was not
   // cancelled.
-  virtual void OnResolved(const Error& error, std::vector<SocketAddress> addresses) noexcept = 0;
+  virtual void OnResolved(const Error& error, TryVector<SocketAddress> addresses) noexcept = 0;
 
  protected:
   ~ResolverClient() = default;
@@ -44,8 +44,9 @@ class Resolver {
   Resolver(const Resolver&) = delete;
   Resolver& operator=(const Resolver&) = delete;
 
-  // Requires: !busy(). Never calls back from inside this call.
-  void Resolve(const std::string& host, std::uint16_t port);
+  // Requires: !busy(), and a host of at most kHostSizeMax bytes. Never calls back from inside this call.
+  // False when there is no memory: nothing follows.
+  [[nodiscard]] bool Resolve(std::string_view host, std::uint16_t port) noexcept;
   // The client hears nothing of it; the thread finishes on its own.
   void Cancel() noexcept;
   [[nodiscard]] bool busy() const noexcept { return request_ != nullptr; }

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/endpoint_parts.h"
 #include "core/error_table.h"
 #include "sys/socket_calls.h"
 
@@ -48,15 +49,16 @@ Error PrepareToConnect(Kernel& kernel, int fd, int domain, const SocketOptions& 
   if (set.failed() && set.action != Action::kIgnore) return set;
   if (options.on_socket) options.on_socket(fd);
   if (options.bind_address.empty()) return {};
-  Error failure;
-  const absl::StatusOr<Endpoint> source = Endpoint::Parse(options.bind_address, &failure);
-  if (!source.ok()) return failure;  // Create has parsed it: its scope cannot be looked up now.
-  if (!source->literal().has_value() || source->literal()->family() != domain) {
+  EndpointParts source;
+  std::string_view problem;
+  // Create has parsed it: where it fails, its scope cannot be looked up now.
+  const Error failure = TakeApart(options.bind_address, &source, &problem);
+  if (failure.failed()) return failure;
+  if (!source.literal.has_value() || source.literal->family() != domain) {
     // Of another family than this address: the endpoint's next one may fit.
     return {Operation::kBind, ErrorClass::kUnsupported, Action::kNextAddress, 0};
   }
-  return ErrorOf(Call::kBind,
-                 kernel.Bind(fd, source->literal()->data(), source->literal()->size()));
+  return ErrorOf(Call::kBind, kernel.Bind(fd, source.literal->data(), source.literal->size()));
 }
 
 Error PrepareToListen(Kernel& kernel, int fd, const SocketAddress& address, int backlog,

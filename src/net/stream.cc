@@ -1,6 +1,7 @@
 #include "net/stream_core.h"
 
 #include <array>
+#include <new>
 
 #include "core/error_table.h"
 #include "sys/socket_calls.h"
@@ -8,10 +9,18 @@
 namespace holdfast {
 namespace internal {
 
-std::unique_ptr<Stream> StreamCore::Create(ReactorCore& core, std::unique_ptr<Socket> socket) {
-  auto* const stream = new StreamCore(core, std::move(socket));
-  std::unique_ptr<Stream> handle(new Stream(stream));
+std::unique_ptr<Stream> StreamCore::Create(ReactorCore& core,
+                                           std::unique_ptr<Socket> socket) noexcept {
+  std::unique_ptr<Stream> handle(new (std::nothrow) Stream);
+  auto* const stream =
+      handle != nullptr ? new (std::nothrow) StreamCore(core, std::move(socket)) : nullptr;
+  if (stream == nullptr) {
+    core.backend().Close(*socket);
+    --core.population().sockets;
+    return nullptr;
+  }
   stream->handle_ = handle.get();
+  handle->core_ = stream;
   ReactorCore::Population& population = core.population();
   ++population.handles;
   ++population.cores;
@@ -54,11 +63,13 @@ void StreamCore::CloseUnstarted() noexcept {
 
 void StreamCore::Start(std::shared_ptr<const StreamOptions> options, void* user) {
   if (!unstarted()) return;
-  options_ = options != nullptr ? std::move(options) : std::make_shared<const StreamOptions>();
+  static const StreamOptions defaults;
+  // Nobody owns the defaults: this allocates nothing.
+  if (options == nullptr) options = {std::shared_ptr<void>(), &defaults};
+  options_ = std::move(options);
   user_ = user;
   const bool paused = stage_ == Stage::kUnstartedPaused;
   stage_ = Stage::kOpen;
-  const StreamOptions defaults;
   const StreamOptions& numbers = ValidateStreamOptions(*options_).ok() ? *options_ : defaults;
   drain_ = numbers.drain;
   connection_.Open(
@@ -152,7 +163,9 @@ void StreamCore::Rearm() noexcept {
 
 }  // namespace internal
 
-Stream::~Stream() { core_->Abandon(); }
+Stream::~Stream() {
+  if (core_ != nullptr) core_->Abandon();
+}
 void Stream::Start(std::shared_ptr<const StreamOptions> options, void* user) {
   core_->Start(std::move(options), user);
 }

@@ -17,7 +17,7 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
  public:
   // Takes the open, idle socket over.
   [[nodiscard]] static std::unique_ptr<Stream> Create(ReactorCore& core,
-                                                      std::unique_ptr<Socket> socket);
+                                                      std::unique_ptr<Socket> socket) noexcept;
   ~StreamCore() override = default;
 
   // The handle is gone.

@@ -4,15 +4,18 @@
 #include <utility>
 
 #include <holdfast/timer.h>
+#include "core/out_of_memory.h"
 #include "reactor/reactor_core.h"
 
 namespace holdfast {
 
 absl::StatusOr<std::unique_ptr<Reactor>> Reactor::Create(ReactorOptions options) {
-  absl::StatusOr<std::unique_ptr<internal::ReactorCore>> core =
-      internal::ReactorCore::Create(options);
-  if (!core.ok()) return core.status();
-  return std::unique_ptr<Reactor>(new Reactor(*std::move(core)));
+  return internal::OrOutOfMemory([&]() -> absl::StatusOr<std::unique_ptr<Reactor>> {
+    absl::StatusOr<std::unique_ptr<internal::ReactorCore>> core =
+        internal::ReactorCore::Create(options);
+    if (!core.ok()) return core.status();
+    return std::unique_ptr<Reactor>(new Reactor(*std::move(core)));
+  });
 }
 
 Reactor::Reactor(std::unique_ptr<internal::ReactorCore> core) noexcept : core_(std::move(core)) {}
@@ -27,7 +30,7 @@ void Reactor::Stop() noexcept { core_->Stop(); }
 void Reactor::Post(absl::AnyInvocable<void()> function) { core_->Post(std::move(function)); }
 absl::StatusOr<std::unique_ptr<Watcher>> Reactor::Watch(
     int fd, unsigned events, absl::AnyInvocable<void(unsigned)> callback) {
-  return core_->Watch(fd, events, std::move(callback));
+  return internal::OrOutOfMemory([&] { return core_->Watch(fd, events, std::move(callback)); });
 }
 Instant Reactor::Now() const noexcept { return core_->now(); }
 ReactorStats Reactor::stats() const noexcept { return core_->stats(); }

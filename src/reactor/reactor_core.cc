@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/error_table.h"
+#include "core/out_of_memory.h"
 
 namespace holdfast {
 
@@ -19,7 +20,9 @@ struct Watcher::State final : internal::Mortal {
   internal::SlotMap<State>::Key key{};
 };
 
-Watcher::~Watcher() { state_->core.EndWatch(state_); }
+Watcher::~Watcher() {
+  if (state_ != nullptr) state_->core.EndWatch(state_);
+}
 
 namespace internal {
 namespace {
@@ -332,8 +335,9 @@ absl::StatusOr<std::unique_ptr<Watcher>> ReactorCore::Watch(
     }
   }
   auto state = std::make_unique<Watcher::State>(*this, fd, std::move(callback));
+  std::unique_ptr<Watcher> watcher(new Watcher);
   const auto key = watchers_.Insert(state.get());
-  if (!key.has_value()) return absl::ResourceExhaustedError("Watch: out of memory");
+  if (!key.has_value()) return OutOfMemory();
   state->key = *key;
   epoll_event event{};
   event.events = ToEpoll(events);
@@ -346,7 +350,8 @@ absl::StatusOr<std::unique_ptr<Watcher>> ReactorCore::Watch(
                                                       : absl::InvalidArgumentError(what);
   }
   ++population_.handles;
-  return std::unique_ptr<Watcher>(new Watcher(state.release()));
+  watcher->state_ = state.release();
+  return watcher;
 }
 
 void ReactorCore::EndWatch(Watcher::State* state) noexcept {

@@ -219,13 +219,14 @@ class LinuxKernel final : public Kernel {
   }
 
   int StartThread(void (*run)(void*), void* argument) noexcept override {
+    auto* const start = new (std::nothrow) Start{run, argument};
+    if (start == nullptr) return -ENOMEM;
     // No signal of the user's is ever handled on a thread of ours: it inherits the mask of its
     // creator, who has all of them blocked meanwhile (pthread_create(3), NOTES).
     sigset_t all;
     sigset_t before;
     ::sigfillset(&all);
     ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    auto* const start = new Start{run, argument};
     pthread_t thread{};
     const int error = ::pthread_create(
         &thread, nullptr,
