@@ -93,6 +93,13 @@ TEST(SocketAddressTest, NothingIsEmpty) {
   EXPECT_EQ(nothing, SocketAddress());
 }
 
+TEST(EndpointTest, ANulByteIsNoEnd) {
+  EXPECT_FALSE(Endpoint::Parse(std::string("127.0.0.1\0:1", 12)).ok());
+  EXPECT_FALSE(Endpoint::Parse(std::string("[::1\0]:1", 8)).ok());
+  EXPECT_FALSE(Endpoint::Parse(std::string("[fe80::1%lo\0x]:1", 16)).ok());
+  EXPECT_FALSE(Endpoint::Parse(std::string("host\0.test:1", 12)).ok());
+}
+
 TEST(EndpointTest, AScopeThatCannotBeLookedUpIsNotTakenForABadText) {
   Error failure;
   EXPECT_FALSE(Endpoint::Parse("[fe80::1%nosuchthing0]:1", &failure).ok());

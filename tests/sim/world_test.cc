@@ -467,7 +467,8 @@ TEST_P(SimWorldTest, WhatAProcessPostedEndsWithItAndDoesNotRun) {
 TEST_P(SimWorldTest, AnAnswerThatALoopDidNotReadEndsBehindWhoWaitsForIt) {
   RunServer();
   RunClient();
-  client_->reactor().Stop();  // It begins the look-up, which takes a millisecond, and reads no more.
+  client_->reactor()
+      .Stop();  // It begins the look-up, which takes a millisecond, and reads no more.
   world_->RunFor(1s);
   EXPECT_EQ(diary_.dials, 1);
   EXPECT_EQ(diary_.ups, 0);
