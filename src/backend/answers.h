@@ -1,4 +1,4 @@
-// What both backends make of an answer: the two questions that they ask alike.
+// What both backends make of an answer: the questions that they ask alike.
 #ifndef HOLDFAST_BACKEND_ANSWERS_H_
 #define HOLDFAST_BACKEND_ANSWERS_H_
 
@@ -26,6 +26,17 @@ namespace holdfast::internal {
   ++stats.syscalls;
   const int result = kernel.GetSockOpt(socket.fd, SOL_SOCKET, SO_ERROR, &error, &size);
   return result < 0 ? Result{result, Call::kGetsockopt} : Result{-error, Call::kConnectResult};
+}
+
+// EPOLLERR without EPOLLHUP stands until the error queue has been read, and need not be an error of the
+// stream: the connection lives (docs/kernel.md 5 and 6). Reads so much of it; what is left is told again.
+inline void DrainErrorQueue(Kernel& kernel, const Socket& socket, BackendStats& stats) noexcept {
+  constexpr unsigned kMessagesMax = 64;
+  for (unsigned i = 0; i < kMessagesMax; ++i) {
+    msghdr nothing{};
+    ++stats.syscalls;
+    if (kernel.RecvMsg(socket.fd, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) return;
+  }
 }
 
 }  // namespace holdfast::internal

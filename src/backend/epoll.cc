@@ -38,7 +38,6 @@ constexpr std::size_t kEventsPerWait = 128;
 constexpr unsigned kAcceptsPerTurn = 64;
 constexpr unsigned kReceivesPerTurn = 8;
 constexpr std::size_t kReceiveBytesPerTurn = 64 * 1024;
-constexpr unsigned kErrorMessagesPerEvent = 64;  // What is left does no harm on an edge.
 
 // The kernel may end a wait late by 50 us or 0.1 % of it, whichever is more (fs/select.c,
 // select_estimate_accuracy). A long one is cut by more than that, and the loop waits for the rest.
@@ -308,20 +307,11 @@ class EpollBackend final : public Backend {
     if (settled && Waits(socket->connect, socket->connect_result)) {
       ready_.Complete(*socket, socket->connect_result, ConnectOutcome(kernel_, *socket, stats_));
     } else if ((events & kDead) == EPOLLERR) {
-      // A message or a soft error beside the stream: the connection lives (docs/kernel.md 5 and 6).
-      DrainErrorQueue(*socket);
+      DrainErrorQueue(kernel_, *socket, stats_);
       events &= ~std::uint32_t{EPOLLERR};
     }
     socket->ready_events |= events & kReadable;
     if (IsReadable(*socket)) ready_.Add(*socket);
-  }
-
-  void DrainErrorQueue(const Socket& socket) noexcept {
-    for (unsigned i = 0; i < kErrorMessagesPerEvent; ++i) {
-      msghdr nothing{};
-      ++stats_.syscalls;
-      if (kernel_.RecvMsg(socket.fd, &nothing, MSG_ERRQUEUE | MSG_DONTWAIT) < 0) return;
-    }
   }
 
   // --- From the state of sockets to callbacks.

@@ -361,6 +361,8 @@ class UringBackend final : public Backend {
   void DeliverPollOut(Socket& socket, const Completion& completion, unsigned& told) noexcept {
     const bool connects = socket.connect != OpState::kIdle;
     const OpState state = connects ? socket.connect : socket.send;
+    // Else the next poll would end at once, and so would every one after it.
+    if (!connects && IsErrorAlone(completion.result)) DrainErrorQueue(kernel_, socket, stats_);
     if (HasRoom(completion.result) && socket.send_phase == SendPhase::kPolling) {
       socket.send_phase = SendPhase::kPolled;
       if (completion.more() && state == OpState::kArmed) issuer_.StageCancel(completion.user_data);

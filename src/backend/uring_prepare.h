@@ -77,6 +77,10 @@ inline void PreparePollOut(io_uring_sqe* sqe, int fd) noexcept {
 [[nodiscard]] inline bool HasRoom(std::int32_t result) noexcept {
   return result > 0 && (result & (POLLOUT | POLLERR | POLLHUP)) != 0;
 }
+// Whether it tells of nothing but the error queue.
+[[nodiscard]] inline bool IsErrorAlone(std::int32_t result) noexcept {
+  return result > 0 && (result & (POLLOUT | POLLERR | POLLHUP)) == POLLERR;
+}
 
 inline void PrepareCancel(io_uring_sqe* sqe, std::uint64_t target, bool silent) noexcept {
   io_uring_prep_cancel64(sqe, target, 0);
