@@ -118,6 +118,8 @@ export TSAN_OPTIONS  ?= halt_on_error=1:second_deadlock_stack=1
 FLOORS  := base core machine sys backend reactor net sim
 objects  = $(patsubst %.cc,$(OBJ)/%.o,$1)
 
+MUTANT_PATCHES := $(sort $(wildcard tests/mutants/*.patch tests/mutants/kernel/*.patch))
+
 # Test support, although it lives beside the Kernel that it wraps.
 SUPPORT_SOURCES := $(wildcard src/sys/fault_kernel.cc tests/support/*.cc)
 not_in_library  := src/sys/fault_kernel.cc src/sim/% $(if $(filter 0,$(URING)),$(wildcard src/backend/uring*.cc))
@@ -189,8 +191,9 @@ fuzz-merge: ## what make fuzz found, merged into tests/fuzz/corpus
 	$(Q)+$(FUZZ_MAKE) fuzz-targets
 	$(Q)tools/fuzz.sh merge $(BUILD)/fuzz
 
-mutants: ## the swarm against 20 broken libraries: MUTANTS='01*' SEEDS=2000
+mutants: ## the swarm against 20 broken libraries, and the tests that hold the kernel's surprises against theirs: SEEDS=2000
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
+	$(Q)JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) kernel
 
 mutants-drawn: ## DRAW=200 mutants drawn from DRAW_SEED=1: each by the swarm, and what it lets live by the tests
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) drawn || [ $$? -eq 1 ]  # Some live.
@@ -252,9 +255,9 @@ check-sim: ## 2,000 seeds of the swarm, broad enough; 100 under ASan and UBSan; 
 	$(Q)+unset HOLDFAST_SEED; MAKE='$(MAKE)' tools/check/check_determinism.sh $(BUILD) '$(OTHER_CXX)'
 
 check-mutants: ## the named mutants still apply to the library that they break; `make mutants` tries them
-	$(Q)for patch in tests/mutants/*.patch; do \
+	$(Q)for patch in $(MUTANT_PATCHES); do \
 	  patch --dry-run -s -f -p1 <$$patch || { echo "check-mutants: $$patch does not apply"; exit 1; }; \
-	done; echo "check-mutants: $$(ls tests/mutants/*.patch | wc -l) apply"
+	done; echo "check-mutants: $(words $(MUTANT_PATCHES)) apply"
 
 check-fuzz: ## the fuzzers build, and find nothing in ten seconds from their corpora on, with one seed
 	$(Q)+if command -v clang++ >/dev/null; then $(MAKE) fuzz SECONDS=10 FUZZ_SEED=1; \

@@ -44,10 +44,16 @@ class FaultTest : public StreamFixture {
   static constexpr Both kSend{KernelCall::kSend, RingOp::kSend};
   static constexpr Both kSendParts{KernelCall::kSendMsg, RingOp::kSendMsg};
   static constexpr Both kReceive{KernelCall::kRecv, RingOp::kRecv};
-  int Fail(Both what, int result, std::uint64_t count = 1, int fd = internal::kAny) {
+  int Fail(Both what, int result, std::uint64_t count = 1, int fd = internal::kAny,
+           std::uint64_t first = 1) {
     return uring()
-               ? kernel_.InjectRingOp({.op = what.op, .result = result, .count = count, .fd = fd})
-               : kernel_.Inject({.call = what.call, .result = result, .count = count, .fd = fd});
+               ? kernel_.InjectRingOp(
+                     {.op = what.op, .result = result, .first = first, .count = count, .fd = fd})
+               : kernel_.Inject({.call = what.call,
+                                 .result = result,
+                                 .first = first,
+                                 .count = count,
+                                 .fd = fd});
   }
   int Shorten(Both what, std::size_t size) {
     return uring() ? kernel_.InjectRingOp({.op = what.op,
@@ -401,12 +407,13 @@ TEST_P(FaultTest, AListenerWithoutADescriptorForItsSocketSaysSo) {
 TEST_P(FaultTest, AConnectionThatWasAbortedDoesNotStopTheListener) {
   int errors = 0;
   int accepted = 0;
+  std::vector<int> rules;
   ListenerOptions options;
   options.endpoint = "127.0.0.1:0";
   options.socket.on_socket = [&](int fd) {
     if (kernel_.calls(KernelCall::kListen) > 0) return;  // Of an accepted one.
     for (const int code : {ECONNABORTED, EPROTO, EINTR, EPERM, ENETDOWN}) {
-      Fail(kAccept, -code, 2, fd);
+      rules.push_back(Fail(kAccept, -code, 2, fd, 1 + 2 * rules.size()));
     }
   };
   options.on_accept = [&](Listener&, std::unique_ptr<Stream>) { ++accepted; };
@@ -416,6 +423,7 @@ TEST_P(FaultTest, AConnectionThatWasAbortedDoesNotStopTheListener) {
   ASSERT_TRUE(RunUntil([&] { return accepted == 1; }));
   const Fd other = ConnectTo(listener->local());
   ASSERT_TRUE(RunUntil([&] { return accepted == 2; }));
+  for (const int rule : rules) EXPECT_EQ(kernel_.hits(rule), 2u);
   EXPECT_EQ(errors, 0);
   EXPECT_EQ(listener->stats().pauses, 0u);
 }
@@ -474,6 +482,71 @@ TEST_P(FaultTest, BytesThatArrivedComeBeforeAnEndThatASendFound) {
   EXPECT_EQ(diary_.data, "last words");
   EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kEof);
   EXPECT_EQ(diary_.downs[0].unsent, 1u);
+}
+
+// docs/kernel.md 2: later calls tell other reasons, or none.
+TEST_P(FaultTest, TheFirstErrorOfAConnectionIsTheOneThatIsTold) {
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  RunTurns(3);
+  const int rule = Fail(kSend, -ETIMEDOUT);
+  EXPECT_EQ(link->Send("too late").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntil([&] { return kernel_.hits(rule) == 1; }));
+  ResetPeer(peer);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ETIMEDOUT");
+  EXPECT_EQ(diary_.downs[0].error.operation, Operation::kSend);
+}
+
+// docs/kernel.md 5: on a live connection it tells of trouble that passes.
+TEST_P(FaultTest, SoErrorIsNotAskedForWhileAConnectionLives) {
+  RawServer server;
+  LinkOptions options = Options(server.endpoint());
+  options.silence_max = 200ms;
+  options.ping = "ping";
+  std::unique_ptr<Link> link = Make(std::move(options));
+  link->Start();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  const int asked = kernel_.Inject({.call = KernelCall::kGetSockOpt,
+                                    .count = internal::kForever,
+                                    .level = SOL_SOCKET,
+                                    .request = SO_ERROR,
+                                    .outcome = EHOSTUNREACH});
+  // Sends that go whole, that wait, that are acknowledged; bytes that come; pings in silence.
+  Fail(kSend, -EAGAIN, 1);
+  for (int i = 0; i < 300; ++i) EXPECT_EQ(link->Send("message").status, SendStatus::kQueued);
+  EXPECT_EQ(ReadFrom(peer, 300 * 7).size(), 300u * 7);
+  ASSERT_TRUE(RunUntil([&] {
+    const bool pinged = !ReadAvailable(peer).empty();
+    EXPECT_TRUE(!pinged || WriteAvailable(peer, "pong") == 4u);
+    return link->stats().pings >= 3;
+  }));
+  EXPECT_EQ(kernel_.hits(asked), 0u);
+  EXPECT_EQ(diary_.Text(), "dial1 up");
+}
+
+// docs/kernel.md 13: short of TCP memory a send says EAGAIN, and no event ever says otherwise.
+TEST_P(FaultTest, ASendThatIsNeverTakenIsFoundByTime) {
+  RawServer server;
+  LinkOptions options = Options(server.endpoint());
+  options.silence_max = 300ms;
+  options.ping = "ping";
+  std::unique_ptr<Link> link = Make(std::move(options));
+  link->Start();
+  const Fd peer = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  const int rule = Fail(kSend, -EAGAIN, internal::kForever);
+  EXPECT_EQ(link->Send("stuck").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_GE(kernel_.hits(rule), 1u);
+  EXPECT_EQ(diary_.downs[0].error, Error::Deadline(Operation::kHeartbeat));
+  EXPECT_EQ(diary_.downs[0].unsent, 1u);
+  EXPECT_GE(diary_.downs[0].up_for, 300ms);
+  kernel_.Clear();
+  const Fd next = AcceptFrom(server);
+  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 2; }));
 }
 
 // The same by the kernel's own hand: the send takes the errno away from the receive.

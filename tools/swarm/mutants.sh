@@ -3,6 +3,8 @@
 # fail.
 #
 #   mutants.sh BUILD named    those of tests/mutants: each breaks one promise. MUTANTS='01*' narrows it
+#   mutants.sh BUILD kernel   those of tests/mutants/kernel: each takes away what guards against one surprise of the
+#                             kernel, and names the tests that must fail. MUTANTS='so_*' narrows it
 #   mutants.sh BUILD drawn    DRAW=200 drawn by draw_mutants.py from DRAW_SEED=1, not counting those that do not
 #                             compile
 #   mutants.sh BUILD tests    the survivors of `drawn`, with the same DRAW, held against the other tests.
@@ -13,7 +15,7 @@
 # 1 when one survives. Status 2 when nothing can be said: what judges the mutants must build, and find nothing
 # wrong, where nothing is broken.
 set -uo pipefail
-build=${1:?usage: mutants.sh BUILD named|drawn|tests}
+build=${1:?usage: mutants.sh BUILD named|kernel|drawn|tests}
 mode=${2:-named}
 seeds=${SEEDS-2000}
 jobs=${JOBS-$(nproc)}
@@ -153,6 +155,39 @@ test_survivors() {
   done < <(grep SURVIVED "$out/drawn.txt")
 }
 
+# guards TREE PATCH: the first test of those that the patch names which fails, or nothing.
+guards() {
+  local tree=$1 suite filter said
+  read -r _ suite filter <"$2"
+  said=$(cd "$tree" && timeout 300 "out/bin/${suite}_test" --gtest_fail_fast --gtest_filter="$filter" 2>&1)
+  local status=$?
+  grep -q '^\[==========\] Running [1-9]' <<<"$said" || die "$2 names no test"
+  ((status == 0)) || { grep -m1 '^\[  FAILED  \]' <<<"$said" || echo "exit $status"; } | sed 's/^\[  FAILED  \] //; s/ (.*//; s/,.*//'
+}
+
+# kernel_mutants PATCH...: a line for each.
+kernel_mutants() {
+  local tree=$out/tree-0 patch suite killed
+  copy 0 || die 'no copy of the tree'
+  # shellcheck disable=SC2046  # The suites are words.
+  build_clean "$tree" -j"$jobs" $(sed -sn '1s#^Tests: \([a-z]*\) .*#out/bin/\1_test#p' "$@" | sort -u)
+  for patch; do
+    killed=$(guards "$tree" "$patch") || exit
+    [[ -z $killed ]] || die "$killed fails with the library as it is"
+  done
+  for patch; do
+    read -r _ suite _ <"$patch"
+    if mutate "$tree" "$patch" -j"$jobs" "out/bin/${suite}_test"; then
+      killed=$(guards "$tree" "$patch") || exit
+      killed=${killed:+killed: }${killed:-SURVIVED its tests}
+    else
+      killed='does not compile'
+    fi
+    restore "$tree" "$patch"
+    printf '%-36s %s\n' "$(basename "$patch" .patch)" "$killed"
+  done
+}
+
 uncounted='does not compile'  # Another mutant takes the place of such a one.
 results=$out/$mode.run
 rm -f "$out/$mode.txt" "$results" "$results.taken"
@@ -162,6 +197,16 @@ case $mode in
     count=${#patches[@]}
     [[ -e ${patches[0]} ]] || die "there is no ${patches[0]}"
     uncounted='^$'  # There is no other: one that does not compile fails.
+    ;;
+  kernel)
+    patches=(tests/mutants/kernel/${MUTANTS:-*}.patch)
+    [[ -e ${patches[0]} ]] || die "there is no ${patches[0]}"
+    kernel_mutants "${patches[@]}" | tee "$out/kernel.txt"
+    ((PIPESTATUS[0] == 0)) || exit 2
+    passed=$(grep -c ' killed: ' "$out/kernel.txt")
+    echo "$passed passed, $((${#patches[@]} - passed)) failed"
+    ((passed == ${#patches[@]}))
+    exit
     ;;
   drawn)
     rm -f "$out/tests.txt"  # It is of other mutants.
