@@ -13,7 +13,14 @@
 // it; from then on only the thread that runs it. From any thread: Post, Stop.
 //
 // Lifetime: a reactor outlives everything made on it and is not destroyed or run from inside a
-// callback (docs/lifetimes.md). After fork(2) the child must not touch it.
+// callback (docs/lifetimes.md).
+//
+// fork(2): the reactor and what lives on it stay the parent's, which notices nothing. In the child they
+// are dead, and say so: Run, RunFor, Poll, Watch, Link::Create and Listener::Create answer
+// FailedPrecondition, fd() is -1, a Link's Send says kNotUp and a Stream's kClosing, and nothing calls
+// back any more. Destroying them there frees their memory and closes the child's copies of their
+// descriptors, and touches nothing else; until it does, or ends, or calls exec, a connection that the
+// parent closes may stay open for its peer. A child that needs a reactor makes one of its own.
 //
 // No callback may throw. The library never prints: what it did and why is in backend_reason(), stats()
 // and history().
@@ -127,7 +134,8 @@ class Reactor {
   Reactor& operator=(const Reactor&) = delete;
 
   // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback, and on
-  // another thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER).
+  // another thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER), and in a forked
+  // child.
   absl::Status Run();
   // Turns until Stop or until `duration` has passed; OK for either. Errors as of Run.
   absl::Status RunFor(Duration duration);
@@ -152,7 +160,8 @@ class Reactor {
   [[nodiscard]] const char* backend() const noexcept;
   [[nodiscard]] const std::string& backend_reason() const noexcept;
   // Readable when Poll has something to do: a completion, a post, a due timer. For poll(2), epoll(7) or
-  // another loop; never read or close it. -1 when there is no descriptor left to make it of.
+  // another loop; never read or close it. -1 when there is no descriptor left to make it of, and in a
+  // forked child.
   [[nodiscard]] int fd();
   // The last 4,096 transitions of all links, oldest first.
   [[nodiscard]] std::vector<Transition> history() const;

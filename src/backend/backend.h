@@ -7,6 +7,10 @@
 // wait until ready, re-arm) and hands every other answer on.
 //
 // One thread, the one that first called Enable; only Wake may come from any thread or a signal handler.
+//
+// In a child of fork(2) Enable fails, Wake and Cancel do nothing, and Abandon, Close and destruction leave
+// the parent's ring and epoll instance as they are: they close descriptors, which are the child's own.
+// Nothing else may be called there.
 #ifndef HOLDFAST_BACKEND_BACKEND_H_
 #define HOLDFAST_BACKEND_BACKEND_H_
 
@@ -108,7 +112,7 @@ class Backend {
   virtual int Enable() noexcept = 0;
   // The thread that Enable bound is gone, and nothing can be submitted or awaited any more: ends every
   // operation with a cancellation, told here and now. Only closing and destruction may follow. Called
-  // where Enable fails; epoll, where any thread can end things, has nothing to do.
+  // where Enable fails.
   virtual void Abandon() noexcept = 0;
   // Submits what is staged and sleeps until something completes, Wake, or `timeout`. Zero: does not
   // sleep. Does not sleep either while Dispatch has something to deliver. Calls nobody back.

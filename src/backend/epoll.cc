@@ -22,6 +22,7 @@
 #include <new>
 #include <utility>
 
+#include "backend/abandon.h"
 #include "backend/answers.h"
 #include "backend/backend.h"
 #include "backend/ready_lists.h"
@@ -30,6 +31,7 @@
 #include "base/slot_map.h"
 #include "core/error_codes.h"
 #include "core/error_table.h"
+#include "sys/fork_mark.h"
 
 namespace holdfast::internal {
 namespace {
@@ -176,6 +178,7 @@ class EpollBackend final : public Backend {
   }
 
   void Cancel(Socket& socket, OpKind kind) noexcept override {
+    if (fork_.forked()) return;
     switch (kind) {
       case OpKind::kConnect:
         return ready_.Cancel(socket, socket.connect, socket.connect_result, Call::kCqeConnect);
@@ -201,8 +204,15 @@ class EpollBackend final : public Backend {
 
   // --- The loop.
 
-  int Enable() noexcept override { return 0; }  // epoll has no owner: any thread can end things.
-  void Abandon() noexcept override {}
+  // epoll has no owner: any thread of this process can end things.
+  int Enable() noexcept override { return fork_.forked() ? kWrongThreadCode : 0; }
+  void Abandon() noexcept override {
+    sockets_.ForEach([](Socket& socket) {
+      socket.interest = 0;  // What is registered is the parent's.
+      ForgetResults(socket);
+      EndByForce(socket);
+    });
+  }
   void Wait(Duration timeout) noexcept override {
     timeout = HasReady() ? Duration::zero() : std::max(timeout, Duration::zero());
     if (timeout > kExactWaitMax && timeout != kNeverTimeout) timeout -= timeout / kSlackDivisor;
@@ -232,6 +242,7 @@ class EpollBackend final : public Backend {
   bool HasReady() const noexcept override { return !ready_.empty() || watch_ready_; }
 
   void Wake() noexcept override {
+    if (fork_.forked()) return;
     const std::uint64_t one = 1;
     wakes_.fetch_add(1, std::memory_order_relaxed);
     kernel_.Write(wake_fd_, &one, sizeof(one));  // Fails at 2^64 - 1, which nobody reaches.
@@ -398,6 +409,7 @@ class EpollBackend final : public Backend {
   }
 
   Kernel& kernel_;
+  const ForkMark fork_;
   const ReceiveBuffer buffer_;
   int epoll_fd_ = -1;
   int wake_fd_ = -1;

@@ -17,15 +17,16 @@
 #include <memory>
 #include <thread>
 
+#include "backend/abandon.h"
 #include "backend/answers.h"
 #include "backend/backend.h"
-#include "backend/uring_abandon.h"
 #include "backend/uring_issuer.h"
 #include "backend/uring_polls.h"
 #include "backend/uring_probe.h"
 #include "base/check.h"
 #include "base/slot_map.h"
 #include "core/error_codes.h"
+#include "sys/fork_mark.h"
 
 namespace holdfast::internal {
 namespace {
@@ -43,7 +44,7 @@ class UringBackend final : public Backend {
 
   ~UringBackend() override {
     HOLDFAST_CHECK(slots_.size() == 0);
-    if (owner_ == std::this_thread::get_id()) {
+    if (OwnedHere()) {
       // Our own polls name descriptors that are closed next. Elsewhere the end of the ring ends them.
       polls_.End();
       constexpr Duration kPatience = std::chrono::milliseconds(10);
@@ -132,6 +133,7 @@ class UringBackend final : public Backend {
   }
 
   void Cancel(Socket& socket, OpKind kind) noexcept override {
+    if (fork_.forked()) return;
     OpState* const states[] = {&socket.connect, &socket.accept, &socket.receive, &socket.send};
     OpState& state = *states[static_cast<unsigned>(kind) - 1];
     if (state != OpState::kArmed) return;
@@ -159,11 +161,11 @@ class UringBackend final : public Backend {
   // --- The loop.
 
   int Enable() noexcept override {
-    const std::thread::id self = std::this_thread::get_id();
-    if (issuer_.ring.enabled()) return owner_ == self ? 0 : kWrongThreadCode;
+    if (fork_.forked()) return kWrongThreadCode;
+    if (issuer_.ring.enabled()) return OwnedHere() ? 0 : kWrongThreadCode;
     const int result = issuer_.ring.Enable();
     if (result < 0) return result;
-    owner_ = self;
+    owner_ = std::this_thread::get_id();
     if (!issuer_.embedding.active()) polls_.ArmWake();
     return 0;
   }
@@ -171,7 +173,10 @@ class UringBackend final : public Backend {
   void Abandon() noexcept override {
     owner_ = {};
     issuer_.ring.ForgetRegistration();
-    slots_.ForEach([this](Socket& socket) { EndByForce(socket, issuer_.sends); });
+    slots_.ForEach([this](Socket& socket) {
+      if (socket.send != OpState::kIdle) issuer_.sends.SetGuard(socket, false);
+      EndByForce(socket);
+    });
   }
 
   void Wait(Duration timeout) noexcept override { issuer_.Wait(timeout); }
@@ -190,6 +195,7 @@ class UringBackend final : public Backend {
   bool HasReady() const noexcept override { return issuer_.HasReady(); }
 
   void Wake() noexcept override {
+    if (fork_.forked()) return;
     wakes_.fetch_add(1, std::memory_order_relaxed);
     polls_.Wake();
   }
@@ -201,6 +207,11 @@ class UringBackend final : public Backend {
   int fd() noexcept override { return issuer_.Embed(polls_.wake_fd(), polls_.watch_fd()); }
 
  private:
+  // A child's only thread has the name of the one that forked.
+  [[nodiscard]] bool OwnedHere() const noexcept {
+    return !fork_.forked() && owner_ == std::this_thread::get_id();
+  }
+
   // --- Dispatching: each answers, or adds to `told`, the number of callbacks.
 
   unsigned DispatchSends(unsigned budget) noexcept {
@@ -420,6 +431,7 @@ class UringBackend final : public Backend {
   }
 
   Kernel& kernel_;
+  const ForkMark fork_;
   const BackendOptions options_;
   mutable BackendStats stats_;  // `wakes` is brought up to date when somebody looks.
   std::atomic<std::uint64_t> wakes_ = 0;

@@ -66,6 +66,11 @@ std::string WhyNot(Call call, int result) {
 
 UringRing::~UringRing() {
   if (!open_) return;
+  if (fork_.forked()) {
+    // The ring was not mapped here, and what may be mapped in its place by now is not ours.
+    static_cast<void>(kernel_.Close(fd()));
+    return;
+  }
   // The index holds the ring, and what is in flight on it, also when the descriptor is closed. Another
   // thread has another table; this one's is let go when it ends.
   if ((enter_flags_ & IORING_ENTER_REGISTERED_RING) != 0 &&

@@ -35,6 +35,7 @@
 #include "backend/backend.h"
 #include "base/try_vector.h"
 #include "core/error_table.h"
+#include "sys/fork_mark.h"
 #include "sys/kernel.h"
 
 namespace holdfast::internal {
@@ -145,6 +146,7 @@ class UringRing {
   void MoveBacklog() noexcept;
 
   Kernel& kernel_;
+  const ForkMark fork_;
   io_uring ring_{};
   bool open_ = false;
   bool enabled_ = false;

@@ -34,7 +34,7 @@ inline constexpr int kCancelledCode = -ECANCELED;
 // What Backend::Open and Adopt answer when there is no slot. Also for the runtime's own memory: an
 // attempt or a connection that cannot have it ends as one that the kernel had none for.
 inline constexpr int kNoMemoryCode = -ENOMEM;
-// What io_uring_enter(2) answers to a thread that is not the ring's.
+// What io_uring_enter(2) answers to a thread that is not the ring's, and a backend to a forked child.
 inline constexpr int kWrongThreadCode = -EEXIST;
 
 // True exactly for the kTryAgain answers of a call that found nothing to do: ask again once the

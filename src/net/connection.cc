@@ -296,7 +296,7 @@ void Connection::FailWrite(const Error& error) noexcept {
 // --- Receiving.
 
 void Connection::StartReceive() noexcept {
-  if (socket_->receive == OpState::kIdle && read_ != ReadSide::kEnded) {
+  if (socket_->receive == OpState::kIdle && read_ != ReadSide::kEnded && !core_.forked()) {
     core_.backend().Receive(*socket_);
   }
 }
@@ -442,12 +442,17 @@ WireAccount Connection::ReadAccount(const DeathFacts& facts) noexcept {
                           facts.own_fin);
 }
 
+DeathFacts Connection::ReadFacts() noexcept {
+  if (core_.forked())
+    return {};  // It lives on in the parent: nothing is asked, and nothing cut off.
+  return ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, write_ == WriteSide::kShut,
+                        declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
+}
+
 // Nothing is in flight: the figures are read now, between the last completion and close.
 void Connection::Finish() noexcept {
   SessionEnd end;
-  end.facts =
-      ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, write_ == WriteSide::kShut,
-                     declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
+  end.facts = ReadFacts();
   end.error = declared_.failed()
                   ? declared_
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);

@@ -121,7 +121,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   [[nodiscard]] int fd() const noexcept { return socket_ == nullptr ? -1 : socket_->fd; }
   [[nodiscard]] bool writable() const noexcept { return room_ == Room::kYes; }
   [[nodiscard]] bool can_send() const noexcept {
-    return phase_ == Phase::kOpen && write_ == WriteSide::kOpen;
+    return phase_ == Phase::kOpen && write_ == WriteSide::kOpen && !core_.forked();
   }
   [[nodiscard]] std::size_t queued() const noexcept { return queue_.queued(); }
   [[nodiscard]] std::uint64_t accepted() const noexcept { return queue_.end(); }
@@ -190,6 +190,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Spends one SIOCOUTQ to learn what is acknowledged, and lets go of it.
   void Trim() noexcept;
   void TrimLater() noexcept;
+  [[nodiscard]] DeathFacts ReadFacts() noexcept;
   void Finish() noexcept;
   [[nodiscard]] WireAccount ReadAccount(const DeathFacts& facts) noexcept;
 

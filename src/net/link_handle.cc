@@ -42,9 +42,11 @@ absl::StatusOr<std::unique_ptr<Link>> Link::Create(Reactor& reactor,
                                                    void* user) {
   using LinkOrStatus = absl::StatusOr<std::unique_ptr<Link>>;
   return internal::OrOutOfMemory([&]() -> LinkOrStatus {
+    internal::ReactorCore& core = internal::ReactorCore::Of(reactor);
+    if (absl::Status status = core.CheckProcess(); !status.ok()) return status;
     if (options == nullptr) return absl::InvalidArgumentError("LinkOptions = nullptr");
     if (absl::Status status = internal::ValidateLinkOptions(*options); !status.ok()) return status;
-    return internal::LinkCore::Create(internal::ReactorCore::Of(reactor), std::move(options), user);
+    return internal::LinkCore::Create(core, std::move(options), user);
   });
 }
 

@@ -16,6 +16,7 @@ namespace internal {
 absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core,
                                                                ListenerOptions options,
                                                                void* user) {
+  if (absl::Status status = core.CheckProcess(); !status.ok()) return status;
   if (absl::Status status = ValidateListenerOptions(options); !status.ok()) return status;
   const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(options.endpoint);
   if (!endpoint.ok()) return endpoint.status();  // A scope whose interface has just gone.

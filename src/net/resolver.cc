@@ -12,6 +12,7 @@
 #include "core/endpoint_parts.h"
 #include "core/error_codes.h"
 #include "core/error_table.h"
+#include "sys/fork_mark.h"
 
 namespace holdfast::internal {
 namespace {
@@ -114,8 +115,12 @@ class ResolveRequest final : public MailNode, public ListNode {
     return {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, error_number};
   }
 
-  // The thread that posted may still be waking the reactor, which must not end before it has.
-  void AwaitPoster() noexcept { const std::lock_guard<std::mutex> lock(mutex_); }
+  // The thread that posted may still be waking the reactor, which must not end before it has. A forked
+  // child has no such thread, and a mutex that it may have left locked.
+  void AwaitPoster() noexcept {
+    if (fork_.forked()) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+  }
 
   [[nodiscard]] bool IsWanted() noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -137,6 +142,7 @@ class ResolveRequest final : public MailNode, public ListNode {
   }
 
   Kernel& kernel_;
+  const ForkMark fork_;
   std::mutex mutex_;
   ReactorCore* core_;    // Null once cancelled. Guarded by mutex_.
   bool posted_ = false;  // True from the moment it is in the mailbox. Guarded by mutex_.
@@ -164,6 +170,7 @@ struct Pool : ListNode {
 // A pool stands here only while it has a thread (and so while anything is queued): nobody says when a
 // kernel ends, and another one may come to its address.
 struct Registry {
+  ForkMark fork;
   std::mutex mutex;  // Of all pools. Never held during a look-up or a post.
   IntrusiveList<Pool> pools;
 
@@ -179,17 +186,23 @@ struct Registry {
   }
 };
 
-// Never destroyed: threads are detached and may outlive every static destructor.
-Registry& Pools() noexcept {
-  alignas(Registry) static std::byte memory[sizeof(Registry)];
-  static Registry* const registry = new (memory) Registry;
-  return *registry;
+// Never destroyed: threads are detached and may outlive every static destructor. A child of fork(2) begins
+// anew: of its parent's it has neither the threads nor, maybe, the mutex. Null without memory.
+Registry* Pools() noexcept {
+  static constinit std::atomic<Registry*> current{nullptr};
+  Registry* known = current.load(std::memory_order_acquire);
+  if (known != nullptr && !known->fork.forked()) return known;
+  auto* const fresh = new (std::nothrow) Registry;
+  if (fresh == nullptr) return nullptr;
+  if (current.compare_exchange_strong(known, fresh, std::memory_order_acq_rel)) return fresh;
+  delete fresh;  // Another thread was faster.
+  return known;
 }
 
 // The body of a thread.
 void WorkOff(void* mine) {
   Pool* const pool = static_cast<Pool*>(mine);
-  Registry& registry = Pools();
+  Registry& registry = *Pools();  // Which has this pool.
   for (;;) {
     ResolveRequest* request = nullptr;
     {
@@ -204,26 +217,25 @@ void WorkOff(void* mine) {
   }
 }
 
-void Submit(Kernel& kernel, ResolveRequest& request) noexcept {
-  int error = -kNoMemoryCode;
-  {
-    Registry& registry = Pools();
-    const std::lock_guard<std::mutex> lock(registry.mutex);
-    Pool* pool = registry.Find(kernel);
-    if (pool == nullptr && (pool = new (std::nothrow) Pool(kernel)) != nullptr) {
-      registry.pools.PushBack(*pool);
-    }
-    if (pool != nullptr) {
-      pool->queue.PushBack(request);
-      if (pool->threads == kThreadsMax) return;
-      error = -kernel.StartThread(&WorkOff, pool);
-      if (error == 0) ++pool->threads;
-      if (pool->threads > 0) return;  // One of the others comes to it.
-      request.Unlink();
-      registry.Remove(pool);
-    }
+// 0, or the errno for which no thread will ever come to it.
+int Enqueue(Kernel& kernel, ResolveRequest& request) noexcept {
+  Registry* const registry = Pools();
+  if (registry == nullptr) return -kNoMemoryCode;
+  const std::lock_guard<std::mutex> lock(registry->mutex);
+  Pool* pool = registry->Find(kernel);
+  if (pool == nullptr) {
+    pool = new (std::nothrow) Pool(kernel);
+    if (pool == nullptr) return -kNoMemoryCode;
+    registry->pools.PushBack(*pool);
   }
-  request.Fail(error);
+  pool->queue.PushBack(request);
+  if (pool->threads == kThreadsMax) return 0;
+  const int error = -kernel.StartThread(&WorkOff, pool);
+  if (error == 0) ++pool->threads;
+  if (pool->threads > 0) return 0;  // Where none could be started one of the others comes to it.
+  request.Unlink();
+  registry->Remove(pool);
+  return error;
 }
 
 }  // namespace
@@ -232,12 +244,15 @@ bool Resolver::Resolve(std::string_view host, std::uint16_t port) noexcept {
   HOLDFAST_CHECK(request_ == nullptr);
   request_ = new (std::nothrow) ResolveRequest(*this, host, port);
   if (request_ == nullptr) return false;
-  Submit(core_.kernel(), *request_);
+  if (const int error = Enqueue(core_.kernel(), *request_); error != 0) request_->Fail(error);
   return true;
 }
 
 void Resolver::Cancel() noexcept {
-  if (request_ != nullptr) std::exchange(request_, nullptr)->Cancel();
+  if (request_ == nullptr) return;
+  ResolveRequest* const request = std::exchange(request_, nullptr);
+  if (!core_.forked())
+    request->Cancel();  // Else its thread, and with it its last reference, is gone.
 }
 
 }  // namespace holdfast::internal

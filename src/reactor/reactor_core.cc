@@ -144,10 +144,22 @@ ReactorCore::~ReactorCore() {
   HOLDFAST_CHECK(!in_turn_);                 // Never destroyed from inside a callback.
   DiscardMail();                             // It may own handles.
   HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
-  // What was aborted with its handle still waits for its last completion, which always comes: a
-  // cancelled operation completes. No user code runs here.
+  AwaitLastCompletions();
+  BuryAll();
+  if (backend_ != nullptr && watch_fd_ >= 0 && !forked()) {
+    backend_->SetWatch(-1, nullptr, nullptr);
+  }
+  backend_.reset();
+  for (const int fd : {watch_fd_, embed_fd_, embed_timer_fd_}) {
+    if (fd >= 0) kernel_.Close(fd);
+  }
+}
+
+// What was aborted with its handle still waits for its last completion, which always comes: a cancelled
+// operation completes. No user code runs here.
+void ReactorCore::AwaitLastCompletions() noexcept {
   // Destroyed by another thread than ran it, io_uring lets us neither cancel nor reap: then it is told
-  // so, and the end of the ring ends what is in flight.
+  // so, and the end of the ring ends what is in flight. In a forked child nothing is ours to cancel.
   if (population_.cores > 0 && backend_->Enable() < 0) {
     in_turn_ = true;
     backend_->Abandon();
@@ -155,24 +167,25 @@ ReactorCore::~ReactorCore() {
   }
   while (population_.cores > 0) {
     in_turn_ = true;  // Nothing may be deleted below its own completion.
-    everything_dispatched_ = !backend_->Dispatch(kCompletionsPerTurn);
+    if (!forked()) everything_dispatched_ = !backend_->Dispatch(kCompletionsPerTurn);
     RunDeferred();
     in_turn_ = false;
     BuryAll();
-    if (population_.cores > 0) backend_->Wait(kLastCompletionsWait);
+    if (population_.cores > 0 && !forked()) backend_->Wait(kLastCompletionsWait);
   }
-  BuryAll();
-  if (backend_ != nullptr && watch_fd_ >= 0) backend_->SetWatch(-1, nullptr, nullptr);
-  backend_.reset();
-  for (const int fd : {watch_fd_, embed_fd_, embed_timer_fd_}) {
-    if (fd >= 0) kernel_.Close(fd);
-  }
+}
+
+absl::Status ReactorCore::CheckProcess() const {
+  if (!forked()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "forked: this reactor is the parent's; a child of fork(2) makes its own");
 }
 
 absl::Status ReactorCore::Enter() {
   if (in_turn_) {
     return absl::FailedPreconditionError("Run inside a callback of the same reactor");
   }
+  if (absl::Status status = CheckProcess(); !status.ok()) return status;
   if (const int result = backend_->Enable(); result < 0) {
     return absl::FailedPreconditionError("this thread cannot drive the reactor: " +
                                          Classify(Call::kIoUringEnter, -result).ToString());
@@ -319,6 +332,7 @@ void ReactorCore::Bury(Mortal& mortal) noexcept {
 
 absl::StatusOr<std::unique_ptr<Watcher>> ReactorCore::Watch(
     int fd, unsigned events, absl::AnyInvocable<void(unsigned)> callback) {
+  if (absl::Status status = CheckProcess(); !status.ok()) return status;
   if (ToEpoll(events) == 0) {
     return absl::InvalidArgumentError("Watch: events = " + std::to_string(events) +
                                       ": kWatchReadable, kWatchWritable or both");
@@ -357,8 +371,10 @@ absl::StatusOr<std::unique_ptr<Watcher>> ReactorCore::Watch(
 void ReactorCore::EndWatch(Watcher::State* state) noexcept {
   --population_.handles;
   watchers_.Remove(state->key);
-  // The user may have closed it already, which removed it.
-  static_cast<void>(kernel_.EpollCtl(watch_fd_, EPOLL_CTL_DEL, state->fd, nullptr));
+  // The user may have closed it already, which removed it. A child would remove the parent's.
+  if (!forked()) {
+    static_cast<void>(kernel_.EpollCtl(watch_fd_, EPOLL_CTL_DEL, state->fd, nullptr));
+  }
   Bury(*state);
 }
 
@@ -376,6 +392,7 @@ void ReactorCore::OnWatchReady() noexcept {
 // --- Embedding.
 
 int ReactorCore::fd() noexcept {
+  if (forked()) return -1;
   if (embed_fd_ >= 0) return embed_fd_;
   const int outer = kernel_.EpollCreate();
   const int timer = outer >= 0 ? kernel_.TimerFd() : -1;

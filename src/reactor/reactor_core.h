@@ -36,6 +36,7 @@
 #include "machine/timer_wheel.h"
 #include "reactor/flight_recorder.h"
 #include "reactor/mailbox.h"
+#include "sys/fork_mark.h"
 #include "sys/kernel.h"
 
 namespace holdfast::internal {
@@ -103,6 +104,12 @@ class ReactorCore {
   // True when the completions of the last wait have all been delivered.
   [[nodiscard]] bool everything_dispatched() const noexcept { return everything_dispatched_; }
 
+  // True in a child of fork(2): nothing that lives here may reach the kernel any more, but to close
+  // descriptors.
+  [[nodiscard]] bool forked() const noexcept { return fork_.forked(); }
+  // FailedPrecondition where forked().
+  [[nodiscard]] absl::Status CheckProcess() const;
+
   // No-ops for what is queued already.
   void Defer(Deferred& deferred) noexcept;
   void MarkDirty(Flushable& flushable) noexcept;
@@ -131,6 +138,7 @@ class ReactorCore {
   explicit ReactorCore(Kernel& kernel, const ReactorOptions& options);
 
   absl::Status Enter();
+  void AwaitLastCompletions() noexcept;
   void Turn(Instant until);
   void RunMail() noexcept;
   void RunDeferred() noexcept;
@@ -141,11 +149,12 @@ class ReactorCore {
   void RearmEmbedding() noexcept;
   // Outside of a turn something was given to do: the embedding loop must call Poll.
   void NoteOutside() noexcept {
-    if (!in_turn_ && embed_fd_ >= 0) RearmEmbedding();
+    if (!in_turn_ && embed_fd_ >= 0 && !forked()) RearmEmbedding();
   }
   void Wake() noexcept;
 
   Kernel& kernel_;
+  const ForkMark fork_;
   std::unique_ptr<Backend> backend_;
   std::string backend_reason_;
   mutable Instant now_;

@@ -80,9 +80,13 @@ struct StreamDiary {
 class StreamFixture : public NetTest {
  protected:
   void TearDown() override {
+    CloseListeners();
+    NetTest::TearDown();
+  }
+  // And what they accepted and nobody took.
+  void CloseListeners() {
     waiting_.clear();
     for (std::unique_ptr<Listener>& listener : listeners_) listener.reset();
-    NetTest::TearDown();
   }
 
   struct Ends {

@@ -1,0 +1,303 @@
+// fork(2) without exec: what the child may still ask of its parent's reactor, what it is told, and that the
+// parent notices nothing of it, whatever the child does.
+#include <sys/eventfd.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "edges/in_child.h"
+#include "net/link_fixture.h"
+#include "net/names_kernel.h"
+#include "net/stream_fixture.h"
+
+namespace holdfast::test {
+namespace {
+
+// One of everything on one reactor, busy.
+class ForkTest : public StreamFixture {
+ protected:
+  void SetUp() override {
+    StreamFixture::SetUp();
+    if (IsSkipped()) return;
+    reactor_.reset();
+    without_reactor_ = OpenDescriptors();
+    MakeReactor({.kernel = &names_});
+    names_.Set("hangs", {.hangs = true});
+    names_.Set("answers", {.addresses = {"127.0.0.1"}});
+  }
+  void TearDown() override {
+    DestroyAll();
+    names_.Release();
+    for (Fd* const fd :
+         {&stream_.peer, &unstarted_.peer, &paused_.peer, &peer_, &watched_, &filler_}) {
+      fd->Reset();
+    }
+    StreamFixture::TearDown();
+  }
+
+  // The connections that are up, with nothing more to do for the moment.
+  void MakeConnections() {
+    link_ = MakeLink(server_.endpoint(), diary_);
+    peer_ = AcceptFrom(server_);
+    ASSERT_TRUE(RunUntil([&] { return link_->state() == LinkState::kUp; }));
+    stream_ = MakeStarted(stream_diary_);
+    unstarted_ = MakeEnds();
+    paused_ = MakeStarted(paused_diary_);
+    paused_.stream->PauseReceive();
+    watched_ = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    auto watcher = reactor().Watch(watched_.get(), kWatchReadable, [this](unsigned) {
+      std::uint64_t count = 0;
+      watch_calls_ += ::read(watched_.get(), &count, sizeof(count)) == sizeof(count) ? 1 : 0;
+    });
+    ASSERT_TRUE(watcher.ok()) << watcher.status();
+    watcher_ = *std::move(watcher);
+    timer_ = std::make_unique<Timer>(reactor(), [this] { ++timer_calls_; });
+  }
+  // Links that are under way: one looks its name up, one connects, one waits to try again.
+  void MakeAttempts() {
+    resolving_ = MakeLink("hangs:7", other_diary_);
+    refused_ = MakeLink(closed_port_.endpoint(), other_diary_);
+    // A listener whose queue is full: its SYNs are dropped, so that a connect stays under way.
+    filler_ = ConnectTo(busy_server_.endpoint());
+    connecting_ = MakeLink(busy_server_.endpoint(), other_diary_);
+    ASSERT_TRUE(RunUntil([&] {
+      return resolving_->state() == LinkState::kResolving &&
+             connecting_->state() == LinkState::kConnecting &&
+             refused_->state() == LinkState::kBackoff && names_.inside() == 1;
+    }));
+  }
+  void DestroyAll() {
+    for (auto* const link : {&resolving_, &refused_, &connecting_, &link_}) link->reset();
+    for (Ends* const ends : {&stream_, &unstarted_, &paused_}) ends->stream.reset();
+    watcher_.reset();
+    timer_.reset();
+    CloseListeners();
+  }
+
+  // Everything that was up before the fork is up after it, and works.
+  void ExpectThatAllGoesOn() {
+    EXPECT_EQ(link_->state(), LinkState::kUp) << diary_.Text();
+    EXPECT_EQ(link_->Send("from the link").status, SendStatus::kQueued);
+    EXPECT_EQ(ReadFrom(peer_, 13), "from the link");
+    WriteAvailable(peer_, "to the link");
+    EXPECT_EQ(stream_.stream->Send("from the stream"), SendStatus::kQueued);
+    EXPECT_EQ(ReadFrom(stream_.peer, 15), "from the stream");
+    WriteAvailable(stream_.peer, "to the stream");
+    WriteAvailable(paused_.peer, "to the paused one");
+    paused_.stream->ResumeReceive();
+    const std::uint64_t one = 1;
+    EXPECT_EQ(::write(watched_.get(), &one, sizeof(one)), 8);
+    timer_->Arm(reactor().Now());
+    EXPECT_TRUE(RunUntil([&] {
+      return diary_.data == "to the link" && stream_diary_.data == "to the stream" &&
+             paused_diary_.data == "to the paused one" && watch_calls_ == 1 && timer_calls_ == 1;
+    })) << diary_.data
+        << ", " << stream_diary_.data << ", " << paused_diary_.data << ", " << watch_calls_
+        << " calls of the watcher, " << timer_calls_ << " of the timer";
+    const Ends accepted = MakeEnds();  // The listener accepts.
+    EXPECT_NE(accepted.stream, nullptr);
+    EXPECT_EQ(diary_.ups, 1);
+    EXPECT_TRUE(diary_.downs.empty()) << diary_.Text();
+    EXPECT_EQ(stream_diary_.closes + paused_diary_.closes, 0);
+  }
+
+  [[nodiscard]] std::unique_ptr<Link> MakeLink(const std::string& endpoint, Diary& diary) {
+    LinkOptions options;
+    options.endpoints = {endpoint};
+    options.backoff = {.initial = 1h, .max = 1h, .jitter = Jitter::kNone};
+    options.connect_timeout = 1h;
+    options.attempt_timeout = 1h;
+    diary.Attach(options);
+    auto link = Link::Create(reactor(), std::move(options));
+    EXPECT_TRUE(link.ok()) << link.status();
+    (*link)->Start();
+    return *std::move(link);
+  }
+
+  NamesKernel& names_ = NamesKernel::Make();
+  std::size_t without_reactor_ = 0;
+  RawServer server_;
+  RawServer busy_server_{Family::kInet, 0, 0};
+  ClosedPort closed_port_;
+  Fd filler_;
+  Fd peer_;
+  Fd watched_;
+  Diary diary_;
+  Diary other_diary_;
+  StreamDiary stream_diary_;
+  StreamDiary paused_diary_;
+  std::unique_ptr<Link> link_;
+  std::unique_ptr<Link> resolving_;
+  std::unique_ptr<Link> refused_;
+  std::unique_ptr<Link> connecting_;
+  Ends stream_;
+  Ends unstarted_;
+  Ends paused_;
+  std::unique_ptr<Watcher> watcher_;
+  std::unique_ptr<Timer> timer_;
+  int watch_calls_ = 0;
+  int timer_calls_ = 0;
+
+ private:
+  static Fd ConnectTo(const std::string& endpoint) {
+    return test::ConnectTo(*Endpoint::Parse(endpoint)->literal());
+  }
+};
+
+bool SaysForked(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kFailedPrecondition &&
+         status.message().find("fork") != std::string_view::npos;
+}
+
+TEST_P(ForkTest, EveryWayInToldTheChildThatItIsOne) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  EXPECT_EQ(
+      InChild([&] {
+        Complaints complaints;
+        complaints.Expect(SaysForked(reactor().Run()), "Run");
+        complaints.Expect(SaysForked(reactor().RunFor(1h)), "RunFor");
+        complaints.Expect(SaysForked(reactor().Poll()), "Poll");
+        complaints.Expect(
+            SaysForked(reactor().Watch(watched_.get(), kWatchReadable, [](unsigned) {}).status()),
+            "Watch");
+        LinkOptions options;
+        options.endpoints = {server_.endpoint()};
+        complaints.Expect(SaysForked(Link::Create(reactor(), std::move(options)).status()),
+                          "Link::Create");
+        complaints.Expect(
+            SaysForked(Listener::Create(reactor(), {.endpoint = "127.0.0.1:0",
+                                                    .on_accept = [](Listener&, auto) {}})
+                           .status()),
+            "Listener::Create");
+        complaints.Expect(reactor().fd() == -1, "fd");
+        complaints.Expect(link_->Send("x").status == SendStatus::kNotUp, "Link::Send");
+        complaints.Expect(!link_->Ping("PING"), "Link::Ping");
+        complaints.Expect(!link_->writable(), "Link::writable");
+        complaints.Expect(stream_.stream->Send("x") == SendStatus::kClosing, "Stream::Send");
+        return complaints.text();
+      }),
+      "");
+  ExpectThatAllGoesOn();
+}
+
+TEST_P(ForkTest, TheParentNoticesNothingOfAChildThatEndsEverythingItHas) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  ASSERT_NO_FATAL_FAILURE(MakeAttempts());
+  // Bytes that the peer's kernel has not acknowledged: given up in the parent, this link would be
+  // disconnected, so that they never arrive.
+  const std::string much(8u << 20, 'm');
+  ASSERT_EQ(link_->Send(std::string_view(much).substr(0, 4u << 20)).status, SendStatus::kQueued);
+  ASSERT_TRUE(reactor().RunFor(1ms).ok());
+  const std::uint64_t timers = reactor().stats().timers_fired;
+  // What the test holds itself: four peers, the eventfd, the filler, and the child's end of the pipe.
+  const std::size_t left = without_reactor_ + 7;
+
+  EXPECT_EQ(InChild([&] {
+              DestroyAll();
+              reactor_.reset();
+              Complaints complaints;
+              complaints.Expect(OpenDescriptors() == left, std::to_string(OpenDescriptors()) +
+                                                               " descriptors instead of " +
+                                                               std::to_string(left));
+              return complaints.text();
+            }),
+            "");
+
+  EXPECT_EQ(ReadFrom(peer_, 4u << 20), much.substr(0, 4u << 20));
+  ExpectThatAllGoesOn();
+  EXPECT_EQ(resolving_->state(), LinkState::kResolving);
+  EXPECT_EQ(connecting_->state(), LinkState::kConnecting);
+  EXPECT_EQ(refused_->state(), LinkState::kBackoff);
+  EXPECT_GT(reactor().stats().timers_fired, timers);
+  // The connect that was under way is still heard of.
+  const Fd first = AcceptFrom(busy_server_);
+  EXPECT_TRUE(RunUntil([&] { return connecting_->state() == LinkState::kUp; }));
+  names_.Release();
+  EXPECT_TRUE(RunUntil([&] { return resolving_->state() != LinkState::kResolving; }));
+}
+
+TEST_P(ForkTest, TheParentNoticesNothingOfAChildThatClosesDropsAndPauses) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  ASSERT_NO_FATAL_FAILURE(MakeAttempts());
+  ASSERT_GE(reactor().fd(), 0);  // From now on whatever is given to do must be noted somewhere.
+  const Instant later = reactor().Now() + 50ms;
+  timer_->Arm(later);
+  EXPECT_EQ(InChild([&] {
+              link_->Drop(Error::Protocol());
+              link_->Close();
+              resolving_->Close();
+              connecting_->Close(0s);
+              refused_->RetryNow();
+              stream_.stream->PauseReceive();
+              stream_.stream->ResumeReceive();
+              stream_.stream->CloseWrite();
+              stream_.stream->Close(1h);
+              paused_.stream->ResumeReceive();
+              paused_.stream->Close(1h);
+              unstarted_.stream->Start(nullptr);
+              timer_->Arm(kNever);
+              reactor().Post([] { ::_exit(3); });
+              reactor().Stop();
+              return std::string();
+            }),
+            "");
+  EXPECT_EQ(reactor().stats().posts, 0u);
+  // Another loop, asleep on the descriptor, is woken by the timer that the child disarmed.
+  pollfd waited{.fd = reactor().fd(), .events = POLLIN, .revents = 0};
+  while (timer_calls_ == 0 && ::poll(&waited, 1, 10'000) == 1) {
+    ASSERT_TRUE(reactor().Poll().ok());
+  }
+  EXPECT_EQ(timer_calls_, 1);
+  timer_calls_ = 0;
+  ExpectThatAllGoesOn();
+}
+
+// g++ says it with a macro, clang++ with a feature.
+#ifdef __SANITIZE_THREAD__
+constexpr bool kThreadsAfterFork = false;
+#elif defined(__has_feature)
+constexpr bool kThreadsAfterFork = !__has_feature(thread_sanitizer);
+#else
+constexpr bool kThreadsAfterFork = true;
+#endif
+
+TEST_P(ForkTest, AChildMakesAReactorOfItsOwnWithLookUpsOfItsOwn) {
+  if (!kThreadsAfterFork) {
+    GTEST_SKIP() << "SKIPPED: ThreadSanitizer forbids threads in a forked child";
+  }
+  // The parent's threads, all it may have, are busy; none of them is in the child.
+  Diary diary;
+  std::vector<std::unique_ptr<Link>> hanging;
+  for (int i = 0; i < 5; ++i) hanging.push_back(MakeLink("hangs:7", diary));
+  ASSERT_TRUE(RunUntil([&] { return names_.inside() == 4; }));
+  const std::string endpoint = "answers:" + std::to_string(server_.port());
+  EXPECT_EQ(InChild([&] {
+              hanging.clear();
+              reactor_.reset();
+              MakeReactor({.kernel = &names_});
+              Complaints complaints;
+              std::unique_ptr<Link> own = MakeLink(endpoint, diary_);
+              Fd peer = AcceptFrom(server_);
+              WriteAvailable(peer, "hello");
+              complaints.Expect(RunUntil([&] { return diary_.data == "hello"; }), diary_.Text());
+              own.reset();
+              // And is a parent itself.
+              complaints.Expect(InChild([&] {
+                                  return SaysForked(reactor().Poll()) ? "" : "a grandchild's Poll";
+                                }) == "",
+                                "the grandchild");
+              complaints.Expect(reactor().Poll().ok(), "Poll after a fork of its own");
+              reactor_.reset();
+              return complaints.text();
+            }),
+            "");
+  names_.Release();
+  EXPECT_TRUE(RunUntil([&] { return diary.downs.size() == 5; }));
+}
+
+HOLDFAST_FOR_BOTH_BACKENDS(ForkTest);
+
+}  // namespace
+}  // namespace holdfast::test
