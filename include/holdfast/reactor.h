@@ -133,9 +133,10 @@ class Reactor {
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
 
-  // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback, and on
-  // another thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER), and in a forked
-  // child.
+  // Turns until Stop. The only way for it to return OK. FailedPrecondition inside a callback, on another
+  // thread than the first one that ran it (io_uring: IORING_SETUP_SINGLE_ISSUER), in a forked child, and
+  // where the kernel takes io_uring away from a process that has it (seccomp(2)): then nothing on this
+  // reactor can go on, and a new one is made over epoll.
   absl::Status Run();
   // Turns until Stop or until `duration` has passed; OK for either. Errors as of Run.
   absl::Status RunFor(Duration duration);

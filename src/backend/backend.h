@@ -107,10 +107,11 @@ class Backend {
   virtual void Close(Socket& socket) noexcept = 0;
 
   // --- The loop.
-  // Binds the backend to the calling thread, the first time; later says whether this is that thread,
-  // where that matters (IORING_SETUP_SINGLE_ISSUER). 0 or -errno.
+  // Binds the backend to the calling thread, the first time; later says whether it can still be driven
+  // here: on that thread, where that matters (IORING_SETUP_SINGLE_ISSUER), and by a kernel that has not
+  // taken io_uring away since. 0 or -errno.
   virtual int Enable() noexcept = 0;
-  // The thread that Enable bound is gone, and nothing can be submitted or awaited any more: ends every
+  // Nothing can be submitted or awaited any more, since the thread that Enable bound is gone: ends every
   // operation with a cancellation, told here and now. Only closing and destruction may follow. Called
   // where Enable fails.
   virtual void Abandon() noexcept = 0;

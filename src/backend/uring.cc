@@ -71,6 +71,8 @@ class UringBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  [[nodiscard]] int ring_fd() const noexcept { return issuer_.ring.fd(); }
+
   const char* name() const noexcept override { return "uring"; }
   const BackendStats& stats() const noexcept override {
     stats_.wakes = wakes_.load(std::memory_order_relaxed);
@@ -162,7 +164,7 @@ class UringBackend final : public Backend {
 
   int Enable() noexcept override {
     if (fork_.forked()) return kWrongThreadCode;
-    if (issuer_.ring.enabled()) return OwnedHere() ? 0 : kWrongThreadCode;
+    if (issuer_.ring.enabled()) return OwnedHere() ? issuer_.refusal() : kWrongThreadCode;
     const int result = issuer_.ring.Enable();
     if (result < 0) return result;
     owner_ = std::this_thread::get_id();
@@ -450,7 +452,7 @@ absl::StatusOr<std::unique_ptr<Backend>> CreateUringBackend(Kernel& kernel,
                                                             const BackendOptions& options) {
   auto backend = std::make_unique<UringBackend>(kernel, options);
   if (absl::Status started = backend->Start(); !started.ok()) return started;
-  if (absl::Status tested = SelfTestUring(kernel); !tested.ok()) return tested;
+  if (absl::Status tested = SelfTestUring(kernel, backend->ring_fd()); !tested.ok()) return tested;
   return backend;
 }
 

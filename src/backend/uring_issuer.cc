@@ -36,16 +36,27 @@ int UringIssuer::Embed(int event_fd, int watch_fd) noexcept {
   return embedding.fd();
 }
 
+void UringIssuer::NoteAnswer(int result) noexcept {
+  if (result >= 0) {
+    refusals_ = 0;
+    return;
+  }
+  const Error error = Classify(Call::kIoUringEnter, -result);
+  const bool lost = error.error_class == ErrorClass::kResource;
+  if (error.action == Action::kFallBack && lost) ++stats_.cq_overflows;  // Completions were lost.
+  const bool refused =
+      error.action == Action::kStop || (error.action == Action::kFallBack && !lost);
+  refusals_ = refused ? refusals_ + 1 : 0;
+  last_refusal_ = result;
+}
+
 bool UringIssuer::Enter(unsigned completions, Duration timeout, unsigned flags) noexcept {
   const std::uint32_t first = ring.submission_head();
   sends.BeforeEnter();
   ++stats_.syscalls;
   // The answer decides nothing: what was taken and what came stands in the ring, and after an error
-  // (no memory, a signal) the next enter tries the rest. One says that completions were lost.
-  const int result = ring.Enter(completions, timeout, flags);
-  if (result < 0 && Classify(Call::kIoUringEnter, -result).action == Action::kFallBack) {
-    ++stats_.cq_overflows;
-  }
+  // (no memory, a signal) the next enter tries the rest.
+  NoteAnswer(ring.Enter(completions, timeout, flags));
   sends.Note(ring);
   while (ring.overflowed() && held.room() > 0) {
     ++stats_.cq_overflows;

@@ -85,6 +85,12 @@ class UringIssuer {
     held.Take(ring, count_max);
   }
 
+  // -errno where the kernel has refused every enter for a while, and so for good: a seccomp filter that
+  // came after the ring (EPERM, ENOSYS), a descriptor that was closed under us. Else 0.
+  [[nodiscard]] int refusal() const noexcept {
+    return refusals_ < kRefusalsMax ? 0 : last_refusal_;
+  }
+
   // True when there is something to deliver that must not wait.
   [[nodiscard]] bool HasReady() const noexcept {
     return !held.empty() || ring.has_completion() || sends.has_prompt();
@@ -96,7 +102,14 @@ class UringIssuer {
   HeldCompletions held;
 
  private:
+  // Without one in between that was not refused. None of them waits: it is a fraction of a millisecond.
+  static constexpr unsigned kRefusalsMax = 128;
+
+  void NoteAnswer(int result) noexcept;
+
   BackendStats& stats_;
+  unsigned refusals_ = 0;
+  int last_refusal_ = 0;
 };
 
 }  // namespace holdfast::internal

@@ -14,8 +14,9 @@ namespace holdfast::internal {
 
 // Tries it on a throw-away ring of 8 entries and a pair of AF_UNIX sockets. Unimplemented, with a reason,
 // when something is not as expected; ResourceExhausted when the process is out of descriptors. Leaves
-// nothing behind. The success of RealKernel() is remembered: once a process. Any thread.
-[[nodiscard]] absl::Status SelfTestUring(Kernel& kernel);
+// nothing behind. The success of RealKernel() is remembered: once a process; then it only looks whether
+// this thread may still enter `ring_fd`, a ring that is not enabled yet. Any thread.
+[[nodiscard]] absl::Status SelfTestUring(Kernel& kernel, int ring_fd);
 
 }  // namespace holdfast::internal
 

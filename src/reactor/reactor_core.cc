@@ -181,15 +181,19 @@ absl::Status ReactorCore::CheckProcess() const {
       "forked: this reactor is the parent's; a child of fork(2) makes its own");
 }
 
+absl::Status ReactorCore::CheckBackend() {
+  const int result = backend_->Enable();
+  if (result >= 0) return absl::OkStatus();
+  return absl::FailedPreconditionError("the reactor cannot be driven here: " +
+                                       Classify(Call::kIoUringEnter, -result).ToString());
+}
+
 absl::Status ReactorCore::Enter() {
   if (in_turn_) {
     return absl::FailedPreconditionError("Run inside a callback of the same reactor");
   }
   if (absl::Status status = CheckProcess(); !status.ok()) return status;
-  if (const int result = backend_->Enable(); result < 0) {
-    return absl::FailedPreconditionError("this thread cannot drive the reactor: " +
-                                         Classify(Call::kIoUringEnter, -result).ToString());
-  }
+  if (absl::Status status = CheckBackend(); !status.ok()) return status;
   mailbox_.EndSleep();
   now_ = std::max(now_, kernel_.ClockNow());
   return absl::OkStatus();
@@ -206,6 +210,7 @@ absl::Status ReactorCore::Run(Instant until) {
       return absl::OkStatus();
     }
     Turn(until);
+    if (absl::Status status = CheckBackend(); !status.ok()) return status;
   }
 }
 

@@ -138,6 +138,7 @@ class ReactorCore {
   explicit ReactorCore(Kernel& kernel, const ReactorOptions& options);
 
   absl::Status Enter();
+  absl::Status CheckBackend();
   void AwaitLastCompletions() noexcept;
   void Turn(Instant until);
   void RunMail() noexcept;
