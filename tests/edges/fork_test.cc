@@ -1,7 +1,10 @@
 // fork(2) without exec: what the child may still ask of its parent's reactor, what it is told, and that the
 // parent notices nothing of it, whatever the child does.
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 
+#include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -252,6 +255,37 @@ TEST_P(ForkTest, TheParentNoticesNothingOfAChildThatClosesDropsAndPauses) {
   EXPECT_EQ(timer_calls_, 1);
   timer_calls_ = 0;
   ExpectThatAllGoesOn();
+}
+
+// A child has nothing where its parent has the ring, and what it maps may come to lie there.
+TEST_P(ForkTest, TheEndOfAReactorInTheChildUnmapsNothingThatIsTheChilds) {
+  if (GetParam() == BackendKind::kEpoll) GTEST_SKIP() << "no ring, and nothing to unmap";
+  std::vector<std::pair<std::uintptr_t, std::size_t>> rings;
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find("io_uring") == std::string::npos) continue;
+    char* rest = nullptr;
+    const std::uintptr_t begin = std::strtoul(line.c_str(), &rest, 16);
+    rings.emplace_back(begin, std::strtoul(rest + 1, nullptr, 16) - begin);
+  }
+  ASSERT_FALSE(rings.empty());
+  EXPECT_EQ(InChild([&] {
+              Complaints complaints;
+              for (const auto& [begin, size] : rings) {
+                void* const place = reinterpret_cast<void*>(begin);
+                complaints.Expect(
+                    ::mmap(place, size, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == place,
+                    "mmap");
+              }
+              reactor_.reset();
+              for (const auto& [begin, size] : rings) {
+                complaints.Expect(::msync(reinterpret_cast<void*>(begin), size, MS_ASYNC) == 0,
+                                  "unmapped");
+              }
+              return complaints.text();
+            }),
+            "");
 }
 
 // g++ says it with a macro, clang++ with a feature.
