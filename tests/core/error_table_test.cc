@@ -27,6 +27,8 @@
 
 #include <holdfast/error.h>
 
+#include "support/csv.h"
+
 namespace holdfast::internal {
 namespace {
 
@@ -47,38 +49,6 @@ std::vector<Call> AllCalls() {
 std::filesystem::path RepositoryRoot() {
   if (const char* root = std::getenv("HOLDFAST_SOURCE_DIR")) return root;
   return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-}
-
-// RFC 4180: fields in quotes may hold commas, line ends, and quotes written twice.
-std::vector<std::vector<std::string>> ParseCsv(std::string_view text) {
-  std::vector<std::vector<std::string>> rows;
-  std::vector<std::string> row;
-  std::string field;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      const bool doubled = c == '"' && i + 1 < text.size() && text[i + 1] == '"';
-      if (doubled) ++i;
-      if (c == '"' && !doubled) {
-        quoted = false;
-      } else {
-        field += c;
-      }
-    } else if (c == '"') {
-      quoted = true;
-    } else if (c == ',' || c == '\n') {
-      row.push_back(std::exchange(field, ""));
-      if (c == '\n') rows.push_back(std::exchange(row, {}));
-    } else if (c != '\r') {
-      field += c;
-    }
-  }
-  if (!row.empty() || !field.empty()) {
-    row.push_back(field);
-    rows.push_back(row);
-  }
-  return rows;
 }
 
 struct Line {
@@ -104,7 +74,7 @@ const std::vector<Line>& Lines() {
     const std::vector<std::string> header = {"syscall", "errno",  "meaning", "class",
                                              "action",  "source", "scope"};
     bool first = true;
-    for (const std::vector<std::string>& row : ParseCsv(text)) {
+    for (const std::vector<std::string>& row : test::ParseCsv(text)) {
       if (row.size() != header.size()) {
         ADD_FAILURE() << "a row of " << row.size() << " fields: " << row.front();
         continue;
@@ -425,7 +395,7 @@ TEST(ErrorTableTest, TheDataFileIsWhole) {
 }
 
 TEST(ErrorTableTest, QuotedFieldsAreReadAsRfc4180Says) {
-  const auto rows = ParseCsv("a,\"b, \"\"c\"\"\",d\n\"\",e\r\nlast");
+  const auto rows = test::ParseCsv("a,\"b, \"\"c\"\"\",d\n\"\",e\r\nlast");
 
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_EQ(rows[0], (std::vector<std::string>{"a", "b, \"c\"", "d"}));
