@@ -28,11 +28,11 @@ std::optional<std::uint16_t> ParsePort(std::string_view text) {
   return static_cast<std::uint16_t>(value);
 }
 
-// `text` with a NUL behind it, as the C library wants it; empty where it does not fit or has one inside.
+// `text` with a NUL behind it, as the C library wants it; empty where it does not fit.
 template <std::size_t kSize>
 struct Terminated {
   explicit Terminated(std::string_view text) noexcept {
-    if (text.size() >= kSize || text.find('\0') != std::string_view::npos) return;
+    if (text.size() >= kSize) return;
     std::memcpy(data, text.data(), text.size());
   }
   char data[kSize] = {};
@@ -161,6 +161,8 @@ std::string_view ParseParts(std::string_view text, internal::EndpointParts* part
   if (constexpr std::string_view kUnix = "unix:"; text.substr(0, kUnix.size()) == kUnix) {
     return ParseUnix(text.substr(kUnix.size()), &parts->literal);
   }
+  // The functions of libc below read a C string: what stands behind a NUL would be looked at by nobody.
+  if (text.find('\0') != std::string_view::npos) return "it contains a NUL byte";
   std::string_view host;
   std::string_view port;
   if (const std::string_view problem = Split(text, &host, &port); !problem.empty()) return problem;
