@@ -151,12 +151,12 @@ HERD_MAIN       := tools/herd/herd_main.cc
 HERD_SOURCES    := $(filter-out $(HERD_MAIN),$(sort $(wildcard tools/herd/*.cc)))
 HERD            := $(BIN)/holdfast-herd
 
-# One test binary a directory of tests: the floors from the ground up, then the rest, e2e last.
+# One test binary a directory of tests: the floors from the ground up, then the rest, the programs last.
 not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc tests/sim/ring*_test.cc))
 suite_sources    = $(filter-out $(not_tested),$(sort $(wildcard tests/$1/*_test.cc)))
 suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES)) $(if $(filter memory,$1),tests/memory/failing_heap.cc)
 suites_found    := $(foreach s,$(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc)))),$(if $(call suite_sources,$s),$s))
-SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e,$(suites_found)) $(filter e2e,$(suites_found))
+SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e strace,$(suites_found)) $(filter e2e strace,$(suites_found))
 TESTS           := $(patsubst %,$(BIN)/%_test,$(strip $(SUITES)))
 
 HOLDFAST_LIB := $(LIB)/libholdfast.a
@@ -208,9 +208,10 @@ test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
-# A simulated world is one thread by construction: there is nothing for ThreadSanitizer to see.
+# A simulated world is one thread by construction: there is nothing for ThreadSanitizer to see. Nor is there
+# in the programs that strace(1) holds up at every call.
 tsan: ## the tests under ThreadSanitizer, but for those in a simulated world
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
@@ -396,7 +397,7 @@ FUZZ_MAKE = $(MAKE) CXX=clang++ URING=1 SANITIZE=fuzzer-no-link,address,undefine
 fuzz-targets: $(FUZZERS)
 $(FUZZERS): $(BIN)/%: $(OBJ)/tests/fuzz/%.o $(call objects,$(FUZZ_SOURCES)) $(ECHO_LIB) $(SIM_LIB) $(HOLDFAST_LIB) $(SOURCES_TXT)
 	$(call say,LINK,$@)
-	$(call link,-fsanitize=fuzzer $(PACKAGE_LIBS))
+	$(call link,-fsanitize=fuzzer $(TOOL_LIBS))
 
 # A main in tests/support comes before gmock's, which is then not linked.
 define suite

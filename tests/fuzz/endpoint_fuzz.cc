@@ -1,0 +1,6 @@
+// Endpoint::Parse: what is given as an address by people, files and other programs. `make fuzz`; text_input.h says what must hold.
+#include "fuzz/text_input.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  return holdfast::fuzz::Play(&holdfast::fuzz::CheckEndpoint, data, size);
+}
