@@ -53,7 +53,7 @@ struct Refusal {
   unsigned call;
   int error;
   const char* name;     // Of the test.
-  const char* meaning;  // What the reason says: the row of errors.csv.
+  const char* meaning;  // What the reason says: the row of tests/data/errors.csv.
 };
 
 std::string RefusalName(const testing::TestParamInfo<Refusal>& info) { return info.param.name; }

@@ -199,6 +199,7 @@ class StraceTest : public testing::Test {
             "--rate=0",
             "--backoff_initial=1ms",
             "--backoff_max=10ms",
+            "--silence_max=4s",  // An edge that EAGAIN used up is followed by the answer to a ping.
             "--drain=200ms",
             address_};
   }
