@@ -443,8 +443,8 @@ WireAccount Connection::ReadAccount(const DeathFacts& facts) noexcept {
 }
 
 DeathFacts Connection::ReadFacts() noexcept {
-  if (core_.forked())
-    return {};  // It lives on in the parent: nothing is asked, and nothing cut off.
+  // A child of fork(2): it lives on in the parent. Nothing is asked, and nothing cut off.
+  if (core_.forked()) return {};
   return ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, write_ == WriteSide::kShut,
                         declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
 }

@@ -251,8 +251,8 @@ bool Resolver::Resolve(std::string_view host, std::uint16_t port) noexcept {
 void Resolver::Cancel() noexcept {
   if (request_ == nullptr) return;
   ResolveRequest* const request = std::exchange(request_, nullptr);
-  if (!core_.forked())
-    request->Cancel();  // Else its thread, and with it its last reference, is gone.
+  // In a child of fork(2) its thread, and with it its last reference, is gone.
+  if (!core_.forked()) request->Cancel();
 }
 
 }  // namespace holdfast::internal
