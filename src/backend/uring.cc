@@ -31,12 +31,6 @@
 namespace holdfast::internal {
 namespace {
 
-// What one socket gets of a turn, in bytes. A receive counts as 8 KiB at least and an accept as 1 KiB,
-// which makes 8 completions and 64 connections.
-constexpr std::uint32_t kTurnShare = 64 << 10;
-constexpr std::uint32_t kReceiveShare = kTurnShare / 8;
-constexpr std::uint32_t kAcceptShare = kTurnShare / 64;
-
 class UringBackend final : public Backend {
  public:
   UringBackend(Kernel& kernel, const BackendOptions& options)
@@ -232,7 +226,7 @@ class UringBackend final : public Backend {
       Completion completion = issuer_.held.Peek();
       Socket* const socket =
           slots_.Find(UserDataSlot(completion.user_data), UserDataGeneration(completion.user_data));
-      if (socket != nullptr && HadItsShare(completion, *socket)) {
+      if (socket != nullptr && HadItsShare(completion, *socket, turn_)) {
         issuer_.held.PutAside();
       } else if (Deliver(completion, socket, told)) {
         issuer_.held.Drop();
@@ -242,24 +236,6 @@ class UringBackend final : public Backend {
     }
     issuer_.held.End();
     return told;
-  }
-
-  // Counts a completion into its socket's share of the turn. True when it must wait for the next turn.
-  [[nodiscard]] bool HadItsShare(const Completion& completion, Socket& socket) noexcept {
-    const bool receive = completion.is(OpKind::kReceive);
-    if (!receive && !completion.is(OpKind::kAccept)) return false;
-    if (socket.turn != turn_) {
-      socket.turn = turn_;
-      socket.turn_bytes = 0;
-    }
-    const auto size = static_cast<std::uint32_t>(std::max(completion.result, 0));
-    const std::uint32_t bytes = receive ? std::max(kReceiveShare, size) : kAcceptShare;
-    if (socket.turn_bytes > 0 && socket.turn_bytes + bytes > kTurnShare) {
-      socket.turn_bytes = kTurnShare;  // What comes behind it stays behind it.
-      return true;
-    }
-    socket.turn_bytes += bytes;
-    return false;
   }
 
   // False when `completion` was changed into the end of its operation, and is to be delivered again.

@@ -31,6 +31,31 @@ struct Completion {
   [[nodiscard]] unsigned buffer() const noexcept { return flags >> IORING_CQE_BUFFER_SHIFT; }
 };
 
+// What one socket gets of a turn, in bytes. A receive counts as 8 KiB at least and an accept as 1 KiB,
+// which makes 8 completions and 64 connections.
+inline constexpr std::uint32_t kTurnShare = 64 << 10;
+inline constexpr std::uint32_t kReceiveShare = kTurnShare / 8;
+inline constexpr std::uint32_t kAcceptShare = kTurnShare / 64;
+
+// Counts a completion into its socket's share of `turn`. True when it must wait for the next turn.
+[[nodiscard]] inline bool HadItsShare(const Completion& completion, Socket& socket,
+                                      std::uint32_t turn) noexcept {
+  const bool receive = completion.is(OpKind::kReceive);
+  if (!receive && !completion.is(OpKind::kAccept)) return false;
+  if (socket.turn != turn) {
+    socket.turn = turn;
+    socket.turn_bytes = 0;
+  }
+  const auto size = static_cast<std::uint32_t>(std::max(completion.result, 0));
+  const std::uint32_t bytes = receive ? std::max(kReceiveShare, size) : kAcceptShare;
+  if (socket.turn_bytes > 0 && socket.turn_bytes + bytes > kTurnShare) {
+    socket.turn_bytes = kTurnShare;  // What comes behind it stays behind it.
+    return true;
+  }
+  socket.turn_bytes += bytes;
+  return false;
+}
+
 class HeldCompletions {
  public:
   // Makes room for `count` at least. Call once and first.
