@@ -5,14 +5,16 @@
 #
 # A command whose output has a line `N passed, N failed[, N skipped]` (the last such line) counts as that;
 # any other counts as one, passed or failed by its exit status. A command that fails without having counted
-# a failure adds one, so that nothing fails unseen. The last line of the output is the sum, in the same
-# words, alone; the exit status is 0 only when something passed and nothing failed.
+# a failure adds one, so that nothing fails unseen. What failed stands once more at the end, in short: what a
+# step listed below its own `FAILED (N):`, or its last lines where it has no such list. The last line of the
+# output is the sum, in the same words, alone; the exit status is 0 only when something passed and nothing
+# failed.
 #
 # Bash, because it is what runs before anything is installed; `make check` and .ci/run both use it.
 set -uo pipefail
 
 passed=0 failed=0 skipped=0
-table=()
+table=() failures=()
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
@@ -34,6 +36,8 @@ for command in "$@"; do
   ((passed += p, failed += f, skipped += s))
   if ((f > 0)); then
     word=FAILED
+    listed=$(awk '/^FAILED( \([0-9]+\))?:$/ { on = 1; next } !/^  / { on = 0 } on' "$log")
+    mapfile -t -O ${#failures[@]} failures < <(if [[ $listed ]]; then echo "$listed"; else tail -n 5 "$log" | sed "s|^|  $command: |"; fi)
   elif ((s > 0 && p == 0)); then
     word=SKIPPED
   else
@@ -45,6 +49,11 @@ done
 
 printf '\n'
 printf '%s\n' "${table[@]}"
+if ((${#failures[@]} > 0)); then
+  mapfile -t failures < <(printf '%s\n' "${failures[@]}" | awk '!seen[$0]++')
+  printf '\nFAILED:\n'
+  printf '%s\n' "${failures[@]}"
+fi
 if ((skipped > 0)); then
   printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
 else

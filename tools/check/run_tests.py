@@ -78,6 +78,13 @@ def tail(output):
   return '\n'.join(output.splitlines()[-TAIL_LINES:])
 
 
+def in_short(text):
+  """A failure in a line: where it was, and the start of what it said."""
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  first = next((i for i, line in enumerate(lines) if line.endswith(': Failure')), len(lines) - 4)
+  return ' | '.join(lines[max(first, 0):][:6])[:400]
+
+
 def ended_badly(status, timed_out, limit):
   if timed_out:
     return f'did not end within {limit} s'
@@ -194,7 +201,7 @@ def main():
     if entries:
       print(f'\n{title} ({len(entries)}):')
       for suite, name, text in entries:
-        print(f'  {suite}_test  {name}' + (f': {text}' if title == 'SKIPPED' else ''))
+        print(f'  {suite}_test  {name}: {text if title == "SKIPPED" else in_short(text)}')
 
   passed, failed, skipped = (sum(len(of(r)) for r in results)
                              for of in (lambda r: r.passed, lambda r: r.failed, lambda r: r.skipped))
