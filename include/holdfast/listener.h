@@ -36,7 +36,7 @@ class ListenerCore;
 
 struct ListenerStats {
   std::uint64_t accepted = 0;
-  std::uint64_t pauses = 0;  // Rests for want of descriptors or memory.
+  std::uint64_t pauses = 0;  // Rests: no descriptors, no memory, forbidden for good.
 };
 
 struct ListenerOptions {

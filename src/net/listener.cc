@@ -12,6 +12,12 @@
 
 namespace holdfast {
 namespace internal {
+namespace {
+
+// Connections in a row that may be forbidden without a rest.
+constexpr std::uint32_t kForbiddenMax = 8;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core,
                                                                ListenerOptions options,
@@ -100,6 +106,7 @@ void ListenerCore::Accepted(int fd) noexcept {
   if (stream == nullptr) return AcceptedInVain();
   ++stats_.accepted;
   pause_.OnSuccess();
+  forbidden_ = 0;
   Call(options_.on_accept, std::move(stream));
 }
 
@@ -111,6 +118,12 @@ void ListenerCore::AcceptedInVain() noexcept {
   Call(options_.on_error, error);
 }
 
+void ListenerCore::Rest() noexcept {
+  stage_ = Stage::kResting;
+  ++stats_.pauses;
+  core_.Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
+}
+
 void ListenerCore::OnAccept(Socket&, Result result) noexcept {
   if (result.ok()) return Accepted(result.value);
   if (stage_ == Stage::kClosing) return core_.Defer(*this);
@@ -118,15 +131,19 @@ void ListenerCore::OnAccept(Socket&, Result result) noexcept {
   core_.Count(error);
   switch (error.action) {
     case Action::kRetryInPlace:  // About one connection; the listener is healthy.
-      core_.backend().Accept(socket_);
+      // Forbidden (EPERM) again and again it may be the same one: a security module is asked before it
+      // is taken from the queue, which stays readable. Then it rests, lest the loop spins.
+      if (error.error_class == ErrorClass::kPermission && ++forbidden_ > kForbiddenMax) {
+        Rest();
+      } else {
+        core_.backend().Accept(socket_);
+      }
       return;
     case Action::kStop:
       stage_ = Stage::kEnded;
       break;
     default:  // A shortage, or what nobody has seen before: it rests, and tries again.
-      stage_ = Stage::kResting;
-      ++stats_.pauses;
-      core_.Arm(*this, SaturatingAdd(core_.now(), pause_.OnFailure()));
+      Rest();
       break;
   }
   Call(options_.on_error, error);

@@ -49,6 +49,7 @@ class ListenerCore final : public Mortal, public Deferred, public SocketEvents, 
   ListenerCore(ReactorCore& core, ListenerOptions options, void* user);
   void Accepted(int fd) noexcept;
   void AcceptedInVain() noexcept;
+  void Rest() noexcept;  // Accepts nothing for a pause.
 
   template <class Function, class... Arguments>
   void Call(const Function& function, Arguments&&... arguments) {
@@ -64,6 +65,7 @@ class ListenerCore final : public Mortal, public Deferred, public SocketEvents, 
   Socket socket_;
   SocketAddress local_;
   AcceptPause pause_;
+  std::uint32_t forbidden_ = 0;  // Connections since the last that was accepted.
   Stage stage_ = Stage::kAccepting;
   ListenerStats stats_;
 };

@@ -428,6 +428,24 @@ TEST_P(FaultTest, AConnectionThatWasAbortedDoesNotStopTheListener) {
   EXPECT_EQ(listener->stats().pauses, 0u);
 }
 
+// It may be the same connection each time, which stays in the queue: eight are no reason to rest, more are.
+TEST_P(FaultTest, ConnectionsThatStayForbiddenMakeTheListenerRest) {
+  int errors = 0;
+  int accepted = 0;
+  ListenerOptions options;
+  options.endpoint = "127.0.0.1:0";
+  options.socket.on_socket = [&](int fd) {
+    if (kernel_.calls(KernelCall::kListen) == 0) Fail(kAccept, -EPERM, 8 + 3, fd);
+  };
+  options.on_accept = [&](Listener&, std::unique_ptr<Stream>) { ++accepted; };
+  options.on_error = [&](Listener&, const Error&) { ++errors; };
+  std::unique_ptr<Listener> listener = *Listener::Create(reactor(), std::move(options));
+  const Fd peer = ConnectTo(listener->local());
+  ASSERT_TRUE(RunUntil([&] { return accepted == 1; }, 10s));
+  EXPECT_EQ(listener->stats().pauses, 3u);
+  EXPECT_EQ(errors, 0);  // The listener is healthy.
+}
+
 // "A listening socket that keeps listening": an errno that is in no table is no reason to end for good.
 TEST_P(FaultTest, AnUnknownErrorOfAcceptDoesNotEndTheListener) {
   constexpr int kInNoTable = EXDEV;
