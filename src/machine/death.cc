@@ -13,16 +13,6 @@ namespace {
   return error;
 }
 
-// What the errno means once the kernel has given the connection up.
-[[nodiscard]] Error OnceClosed(Error error, const DeathFacts& facts) noexcept {
-  if (!facts.tcp || !facts.info_valid || facts.tcp_state != kTcpClose) return error;
-  const Entry* entry = FindInTables({Call::kRecv, error.code, Detail::kClosed});
-  if (error.code == 0 || entry == nullptr) return error;
-  error.error_class = entry->error_class;
-  error.action = entry->action;
-  return error;
-}
-
 }  // namespace
 
 Error JudgeConnect(const ConnectFacts& facts) noexcept {
@@ -52,6 +42,15 @@ Error JudgeConnect(const ConnectFacts& facts) noexcept {
 
 bool FinArrived(const DeathFacts& facts, std::uint64_t bytes_read) noexcept {
   return facts.tcp && facts.info_valid && facts.bytes_received - bytes_read - facts.inq == 1;
+}
+
+Error OnceClosed(Error error, const DeathFacts& facts) noexcept {
+  if (!facts.tcp || !facts.info_valid || facts.tcp_state != kTcpClose) return error;
+  const Entry* entry = FindInTables({Call::kRecv, error.code, Detail::kClosed});
+  if (error.code == 0 || entry == nullptr) return error;
+  error.error_class = entry->error_class;
+  error.action = entry->action;
+  return error;
 }
 
 Error JudgeDeath(const DeathFacts& facts, const Error& sticky, bool saw_eof,

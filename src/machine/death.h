@@ -28,13 +28,16 @@ namespace holdfast::internal {
 // and after our own FIN. False where the figures are missing.
 [[nodiscard]] bool FinArrived(const DeathFacts& facts, std::uint64_t bytes_read) noexcept;
 
+// What an errno of a connection means, in the state that the figures show: in TCP's state CLOSE one that
+// ICMP may have left behind is a timeout, and the errno is kept (docs/kernel.md 7).
+[[nodiscard]] Error OnceClosed(Error error, const DeathFacts& facts) noexcept;
+
 // Why the connection died: always failed(). In this order:
 //   the peer's FIN arrived         kEof. TCP: FinArrived; AF_UNIX: recv(2) said 0.
 //   `sticky`                       the first telling error that any operation saw
 //   SO_ERROR                       what no operation was told
 //   nothing                        kReset (kEof when recv said 0 and TCP_INFO could not be read)
-// In TCP's state CLOSE an errno that ICMP may have left behind is a timeout (docs/kernel.md 7), whoever
-// was told of it; the errno is kept.
+// Whoever was told of the errno, it is read by OnceClosed.
 // `sticky`: not failed() when no operation saw a telling error (see IsTelling; one that is not
 // telling is ignored here as well). `saw_eof`: recv(2) said 0. `bytes_read`: all that recv(2) gave.
 [[nodiscard]] Error JudgeDeath(const DeathFacts& facts, const Error& sticky, bool saw_eof,

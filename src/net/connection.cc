@@ -375,8 +375,11 @@ void Connection::DeliverHeld() noexcept {
 // --- The end.
 
 void Connection::Note(const Error& error) noexcept {
-  core_.Count(error);
-  if (error.failed() && !sticky_.failed() && IsTelling(error.code)) sticky_ = error;
+  if (error.failed() && !sticky_.failed() && IsTelling(error.code)) {
+    sticky_ = error;  // Counted once it is known what it means: Finish.
+  } else {
+    core_.Count(error);
+  }
 }
 
 // This host is short of something; the connection lives, and the same call is made again soon.
@@ -456,6 +459,7 @@ void Connection::Finish() noexcept {
   end.error = declared_.failed()
                   ? declared_
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
+  core_.Count(OnceClosed(sticky_, end.facts));
   end.account = ReadAccount(end.facts);
   end.delivered = (end.facts.tcp ? end.account.acked : queue_.sent()) == queue_.end();
   end.bytes_sent = queue_.sent();
