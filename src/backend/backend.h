@@ -25,6 +25,7 @@
 #include <holdfast/time.h>
 #include "absl/status/statusor.h"
 #include "backend/socket.h"
+#include "core/error_table.h"
 #include "sys/kernel.h"
 
 namespace holdfast::internal {
@@ -79,6 +80,7 @@ class Backend {
   virtual ~Backend() = default;
 
   [[nodiscard]] virtual const char* name() const noexcept = 0;  // "uring" or "epoll"
+  [[nodiscard]] virtual Call wait_call() const noexcept = 0;    // Whose errno Enable says.
   [[nodiscard]] virtual const BackendStats& stats() const noexcept = 0;
 
   // --- The verbs.
@@ -109,7 +111,7 @@ class Backend {
   // --- The loop.
   // Binds the backend to the calling thread, the first time; later says whether it can still be driven
   // here: on that thread, where that matters (IORING_SETUP_SINGLE_ISSUER), and by a kernel that has not
-  // taken io_uring away since. 0 or -errno.
+  // taken io_uring or epoll_wait(2) away since (backend/refusals.h). 0 or -errno.
   virtual int Enable() noexcept = 0;
   // Nothing can be submitted or awaited any more, since the thread that Enable bound is gone: ends every
   // operation with a cancellation, told here and now. Only closing and destruction may follow. Called

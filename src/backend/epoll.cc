@@ -27,6 +27,7 @@
 #include "backend/backend.h"
 #include "backend/ready_lists.h"
 #include "backend/receive_buffer.h"
+#include "backend/refusals.h"
 #include "base/check.h"
 #include "base/slot_map.h"
 #include "core/error_codes.h"
@@ -86,6 +87,7 @@ class EpollBackend final : public Backend {
   }
 
   const char* name() const noexcept override { return "epoll"; }
+  Call wait_call() const noexcept override { return Call::kEpollWait; }
   const BackendStats& stats() const noexcept override {
     stats_.wakes = wakes_.load(std::memory_order_relaxed);
     return stats_;
@@ -205,7 +207,7 @@ class EpollBackend final : public Backend {
   // --- The loop.
 
   // epoll has no owner: any thread of this process can end things.
-  int Enable() noexcept override { return fork_.forked() ? kWrongThreadCode : 0; }
+  int Enable() noexcept override { return fork_.forked() ? kWrongThreadCode : refusals_.answer(); }
   void Abandon() noexcept override {
     sockets_.ForEach([](Socket& socket) {
       socket.interest = 0;  // What is registered is the parent's.
@@ -220,6 +222,7 @@ class EpollBackend final : public Backend {
     ++stats_.syscalls;
     ++stats_.waits;
     const int count = kernel_.EpollWait(epoll_fd_, events.data(), kEventsPerWait, timeout);
+    refusals_.Note(Call::kEpollWait, count);
     kernel_has_more_ = count == static_cast<int>(kEventsPerWait);  // Negative: a signal woke us.
     for (int i = 0; i < count; ++i) OnEvent(events[static_cast<std::size_t>(i)]);
   }
@@ -419,6 +422,7 @@ class EpollBackend final : public Backend {
   int watch_fd_ = -1;
   void (*watch_callback_)(void*) = nullptr;
   void* watch_context_ = nullptr;
+  Refusals refusals_;
   bool kernel_has_more_ = false;  // True exactly when the last wait filled its array.
   bool watch_ready_ = false;      // True from the wait that found it readable to the callback.
 

@@ -68,6 +68,7 @@ class UringBackend final : public Backend {
   [[nodiscard]] int ring_fd() const noexcept { return issuer_.ring.fd(); }
 
   const char* name() const noexcept override { return "uring"; }
+  Call wait_call() const noexcept override { return Call::kIoUringEnter; }
   const BackendStats& stats() const noexcept override {
     stats_.wakes = wakes_.load(std::memory_order_relaxed);
     return stats_;

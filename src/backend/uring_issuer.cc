@@ -37,17 +37,11 @@ int UringIssuer::Embed(int event_fd, int watch_fd) noexcept {
 }
 
 void UringIssuer::NoteAnswer(int result) noexcept {
-  if (result >= 0) {
-    refusals_ = 0;
-    return;
-  }
+  refusals_.Note(Call::kIoUringEnter, result);
+  if (result >= 0) return;
   const Error error = Classify(Call::kIoUringEnter, -result);
   const bool lost = error.error_class == ErrorClass::kResource;
   if (error.action == Action::kFallBack && lost) ++stats_.cq_overflows;  // Completions were lost.
-  const bool refused =
-      error.action == Action::kStop || (error.action == Action::kFallBack && !lost);
-  refusals_ = refused ? refusals_ + 1 : 0;
-  last_refusal_ = result;
 }
 
 bool UringIssuer::Enter(unsigned completions, Duration timeout, unsigned flags) noexcept {

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/refusals.h"
 #include "backend/socket.h"
 #include "backend/uring_embed.h"
 #include "backend/uring_held.h"
@@ -85,11 +86,8 @@ class UringIssuer {
     held.Take(ring, count_max);
   }
 
-  // -errno where the kernel has refused every enter for a while, and so for good: a seccomp filter that
-  // came after the ring (EPERM, ENOSYS), a descriptor that was closed under us. Else 0.
-  [[nodiscard]] int refusal() const noexcept {
-    return refusals_ < kRefusalsMax ? 0 : last_refusal_;
-  }
+  // -errno where the kernel refuses every enter for good, else 0.
+  [[nodiscard]] int refusal() const noexcept { return refusals_.answer(); }
 
   // True when there is something to deliver that must not wait.
   [[nodiscard]] bool HasReady() const noexcept {
@@ -102,14 +100,10 @@ class UringIssuer {
   HeldCompletions held;
 
  private:
-  // Without one in between that was not refused. None of them waits: it is a fraction of a millisecond.
-  static constexpr unsigned kRefusalsMax = 128;
-
   void NoteAnswer(int result) noexcept;
 
   BackendStats& stats_;
-  unsigned refusals_ = 0;
-  int last_refusal_ = 0;
+  Refusals refusals_;
 };
 
 }  // namespace holdfast::internal

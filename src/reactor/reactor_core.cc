@@ -185,7 +185,7 @@ absl::Status ReactorCore::CheckBackend() {
   const int result = backend_->Enable();
   if (result >= 0) return absl::OkStatus();
   return absl::FailedPreconditionError("the reactor cannot be driven here: " +
-                                       Classify(Call::kIoUringEnter, -result).ToString());
+                                       Classify(backend_->wait_call(), -result).ToString());
 }
 
 absl::Status ReactorCore::Enter() {

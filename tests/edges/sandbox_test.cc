@@ -155,6 +155,33 @@ INSTANTIATE_TEST_SUITE_P(
                     Refusal{SYS_io_uring_enter, ENOSYS, "EnterENOSYS", "(ENOSYS)"}),
     RefusalName);
 
+#ifdef SYS_epoll_wait
+constexpr unsigned kEpollWaitNumber = SYS_epoll_wait;
+#else  // What epoll_wait(3) calls where it is no system call of its own.
+constexpr unsigned kEpollWaitNumber = SYS_epoll_pwait;
+#endif
+
+// epoll is as easy to take away, and no other backend is left then.
+TEST(LateSeccompOfEpollTest, ARunningReactorThatMayNotWaitAnyMoreSaysSoAndEnds) {
+  const std::size_t descriptors = OpenDescriptors();
+  bool filtered = false;
+  std::thread([&filtered] {
+    auto made = Reactor::Create({.backend = BackendKind::kEpoll});
+    ASSERT_TRUE(made.ok()) << made.status();
+    filtered = internal::FailCall(SYS_epoll_pwait2, ENOSYS) &&
+               internal::FailCall(kEpollWaitNumber, EACCES);
+    if (!filtered) return;
+
+    const absl::Status status = (*made)->RunFor(10s);
+
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_NE(status.message().find("(EACCES)"), std::string_view::npos) << status;
+    EXPECT_EQ((*made)->Run(), status);  // It stays so.
+  }).join();
+  EXPECT_EQ(OpenDescriptors(), descriptors);
+  if (!filtered) GTEST_SKIP() << "SKIPPED, not tested here: this process may not use seccomp";
+}
+
 // In a child, because who gives up root does not get it back. Linux counts what a ring maps against the
 // limit, unless the process has CAP_IPC_LOCK.
 class NoLockedMemoryTest : public testing::TestWithParam<BackendKind> {
