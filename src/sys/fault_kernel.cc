@@ -157,6 +157,12 @@ void FaultKernel::Clear() noexcept {
   }
 }
 
+std::uint64_t FaultKernel::seen(int rule) const noexcept {
+  const std::lock_guard lock(mutex_);
+  HOLDFAST_CHECK(rule >= 0 && static_cast<std::size_t>(rule) < rules_.size());
+  return rules_[static_cast<std::size_t>(rule)].seen;
+}
+
 std::uint64_t FaultKernel::hits(int rule) const noexcept {
   const std::lock_guard lock(mutex_);
   HOLDFAST_CHECK(rule >= 0 && static_cast<std::size_t>(rule) < rules_.size());

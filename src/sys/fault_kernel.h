@@ -175,6 +175,8 @@ class FaultKernel final : public Kernel {
   // Ends every rule. Their hits can still be read; the clock and the limits stay as they are.
   void Clear() noexcept;
 
+  // Calls that a rule matched since it was injected, hit or not: one whose `first` never comes counts.
+  [[nodiscard]] std::uint64_t seen(int rule) const noexcept;
   // Times that a rule changed something.
   [[nodiscard]] std::uint64_t hits(int rule) const noexcept;
   // Calls of a method, hit or not, since construction.

@@ -146,6 +146,16 @@ TEST_F(FaultKernelTest, AWindowIsCountedFromItsInjection) {
   EXPECT_EQ(kernel_.EventFd(), -EMFILE);
 }
 
+TEST_F(FaultKernelTest, ARuleThatNeverHitsCountsWhatItMatches) {
+  const int rule = kernel_.Inject(
+      {.call = KernelCall::kClose, .result = -EIO, .first = kForever, .fd = 1'000'000});
+  EXPECT_EQ(kernel_.Close(1'000'000), -EBADF);
+  EXPECT_EQ(kernel_.Close(1'000'001), -EBADF);
+  EXPECT_EQ(kernel_.Close(1'000'000), -EBADF);
+  EXPECT_EQ(kernel_.seen(rule), 2u);
+  EXPECT_EQ(kernel_.hits(rule), 0u);
+}
+
 TEST_F(FaultKernelTest, ForEverLastsUntilClear) {
   const int rule =
       kernel_.Inject({.call = KernelCall::kEventFd, .result = -ENFILE, .count = kForever});
