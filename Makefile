@@ -205,13 +205,16 @@ demo: all ## server up, killed, revived; the link comes back, on both backends
 test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer*' narrow them
 	$(Q)$(PYTHON) -B tools/check/run_tests.py --bin $(BIN) --log $(OUT)/test --sanitize='$(SANITIZE)' $(if $(FILTER),--filter='$(FILTER)') $(SUITES)
 
+sweep: ## the error table and errno 1 to 133, injected into every call; `make test` has an eighth of the latter
+	$(Q)+HOLDFAST_SWEEP=whole $(MAKE) test SUITES=sweep
+
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
-# A simulated world is one thread by construction: there is nothing for ThreadSanitizer to see. Nor is there
-# in the programs that strace(1) holds up at every call.
-tsan: ## the tests under ThreadSanitizer, but for those in a simulated world
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
+# A simulated world and the sweep are one thread by construction: there is nothing for ThreadSanitizer to
+# see. Nor is there in the programs that strace(1) holds up at every call.
+tsan: ## the tests under ThreadSanitizer, but for those that are one thread
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
@@ -323,7 +326,7 @@ help: ## this list
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo sim herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo sim sweep herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ class Fd {
   int fd_ = -1;
 };
 
-enum class Family { kInet, kUnix };
+enum class Family { kInet, kInet6, kUnix };
 
 // A listening raw socket, non-blocking: the test accepts when it wants to.
 class RawServer {
@@ -82,6 +82,17 @@ class RawServer {
       ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
       port_ = ntohs(address.sin_port);
       endpoint_ = "127.0.0.1:" + std::to_string(port_);
+    } else if (family == Family::kInet6) {
+      listener_ = Fd(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+      sockaddr_in6 address{};
+      address.sin6_family = AF_INET6;
+      address.sin6_addr = in6addr_loopback;
+      address.sin6_port = htons(port);
+      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+      socklen_t size = sizeof(address);
+      ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
+      port_ = ntohs(address.sin6_port);
+      endpoint_ = "[::1]:" + std::to_string(port_);
     } else {
       // Abstract and named by the kernel (unix(7), autobind): nothing to clean up.
       listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
