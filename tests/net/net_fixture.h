@@ -68,46 +68,24 @@ enum class Family { kInet, kInet6, kUnix };
 // A listening raw socket, non-blocking: the test accepts when it wants to.
 class RawServer {
  public:
-  explicit RawServer(Family family = Family::kInet, std::uint16_t port = 0, int backlog = 128) {
-    if (family == Family::kInet) {
-      listener_ = Fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-      const int on = 1;
-      ::setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-      sockaddr_in address{};
-      address.sin_family = AF_INET;
-      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-      address.sin_port = htons(port);
-      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-      socklen_t size = sizeof(address);
-      ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
-      port_ = ntohs(address.sin_port);
-      endpoint_ = "127.0.0.1:" + std::to_string(port_);
-    } else if (family == Family::kInet6) {
-      listener_ = Fd(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-      sockaddr_in6 address{};
-      address.sin6_family = AF_INET6;
-      address.sin6_addr = in6addr_loopback;
-      address.sin6_port = htons(port);
-      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-      socklen_t size = sizeof(address);
-      ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
-      port_ = ntohs(address.sin6_port);
-      endpoint_ = "[::1]:" + std::to_string(port_);
-    } else {
-      // Abstract and named by the kernel (unix(7), autobind): nothing to clean up.
-      listener_ = Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-      sockaddr_un address{};
-      address.sun_family = AF_UNIX;
-      EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t)),
-                0);
-      socklen_t size = sizeof(address);
-      ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &size);
-      endpoint_ = "unix:@" + std::string(address.sun_path + 1, size - sizeof(sa_family_t) - 1);
-    }
+  // On AF_UNIX the name is abstract and the kernel's choice (unix(7), autobind): nothing to clean up.
+  explicit RawServer(Family family = Family::kInet, std::uint16_t port = 0, int backlog = 128)
+      : RawServer(AddressOf(family, port), backlog) {}
+  explicit RawServer(const SocketAddress& address, int backlog = 128)
+      : listener_(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+    const int on = 1;
+    ::setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    EXPECT_EQ(::bind(listener_.get(), address.data(), address.size()), 0) << address.ToString();
+    sockaddr_storage bound{};
+    socklen_t size = sizeof(bound);
+    ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&bound), &size);
+    address_ = SocketAddress(reinterpret_cast<const sockaddr*>(&bound), size);
+    endpoint_ = address_.ToString();
     EXPECT_EQ(::listen(listener_.get(), backlog), 0);
   }
   [[nodiscard]] const std::string& endpoint() const { return endpoint_; }
-  [[nodiscard]] std::uint16_t port() const { return port_; }
+  [[nodiscard]] const SocketAddress& address() const { return address_; }
+  [[nodiscard]] std::uint16_t port() const { return address_.port(); }
   [[nodiscard]] int fd() const { return listener_.get(); }
   // The next connection, non-blocking, or an invalid Fd when there is none yet.
   [[nodiscard]] Fd Accept() {
@@ -116,9 +94,18 @@ class RawServer {
   void Close() { listener_.Reset(); }
 
  private:
+  [[nodiscard]] static SocketAddress AddressOf(Family family, std::uint16_t port) {
+    if (family == Family::kUnix) {
+      const sockaddr address{.sa_family = AF_UNIX, .sa_data = {}};
+      return {&address, sizeof(sa_family_t)};
+    }
+    const std::string host = family == Family::kInet ? "127.0.0.1:" : "[::1]:";
+    return *Endpoint::Parse(host + std::to_string(port))->literal();
+  }
+
   Fd listener_;
+  SocketAddress address_;
   std::string endpoint_;
-  std::uint16_t port_ = 0;
 };
 
 // A port on which nobody listens: bound, so that nobody else gets it, but not listening. A RawServer may be
@@ -166,9 +153,11 @@ inline std::string_view AsText(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// One reactor on the backend that the parameter names.
-class NetTest : public testing::TestWithParam<BackendKind> {
+// One reactor, on the backend that the test says.
+class FixtureWithReactor : public testing::Test {
  protected:
+  [[nodiscard]] virtual BackendKind backend() const = 0;
+
   void SetUp() override {
     descriptors_ = OpenDescriptors();
     MakeReactor({});
@@ -183,7 +172,7 @@ class NetTest : public testing::TestWithParam<BackendKind> {
     }
   }
   void MakeReactor(ReactorOptions options) {
-    options.backend = GetParam();
+    options.backend = backend();
     if (!options.seed.has_value()) options.seed = 1;
     reactor_.reset();
     absl::StatusOr<std::unique_ptr<Reactor>> reactor = Reactor::Create(options);
@@ -235,6 +224,12 @@ class NetTest : public testing::TestWithParam<BackendKind> {
 
  private:
   std::size_t descriptors_ = 0;
+};
+
+// On the backend that the parameter names.
+class NetTest : public FixtureWithReactor, public testing::WithParamInterface<BackendKind> {
+ protected:
+  [[nodiscard]] BackendKind backend() const override { return GetParam(); }
 };
 
 inline std::string BackendName(const testing::TestParamInfo<BackendKind>& info) {

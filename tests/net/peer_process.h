@@ -182,7 +182,7 @@ class PeerProcess {
         }
       }
       if (polled[0].revents == 0) continue;
-      sockaddr_in address{};
+      sockaddr_in address{};  // IPv6 has its port in the same place.
       socklen_t size = sizeof(address);
       const int fd = ::accept4(kListener, reinterpret_cast<sockaddr*>(&address), &size, 0);
       if (fd < 0) continue;
