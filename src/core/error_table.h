@@ -308,6 +308,7 @@ inline constexpr Entry kEntries[] = {
     {{kRecv, EOPNOTSUPP}, kInvalid, kStop, "a flag that this socket does not know"},
     // The kernel has ended the connection, and the errno is what ICMP last said, not why: it gave up
     // for want of an acknowledgement (sk_err_soft in tcp_write_err; icmp_err_convert, icmpv6_err_convert).
+    // IPv6 also keeps what the route said, a blackhole included (inet6_csk_xmit).
     {{kRecv, EHOSTUNREACH, kClosed},
      kTimeout,
      kBackOff,
@@ -329,6 +330,7 @@ inline constexpr Entry kEntries[] = {
      "unanswered for too long; source route failed"},
     {{kRecv, EPROTO, kClosed}, kTimeout, kBackOff, "unanswered for too long; parameter problem"},
     {{kRecv, EACCES, kClosed}, kTimeout, kBackOff, "unanswered for too long; forbidden there"},
+    {{kRecv, EINVAL, kClosed}, kTimeout, kBackOff, "unanswered for too long; blackhole route"},
 
     // shutdown(2)
     {{kShutdown, ENOTCONN}, kNone, kIgnore, "already dead"},

@@ -286,9 +286,10 @@ std::optional<std::pair<std::string, std::string>> RemarkOf(const Line& line) {
 // be asked, which is every AF_UNIX stream; and the second half of the line of connect EADDRNOTAVAIL,
 // whose class is that of the first half ("IPv4: ... IPv6: no usable source address").
 // What ICMP may have left behind as an established connection's last soft error: icmp_err_convert
-// (net/ipv4/icmp.c) and icmpv6_err_convert (net/ipv6/icmp.c), but for EMSGSIZE, which is path MTU.
+// (net/ipv4/icmp.c) and icmpv6_err_convert (net/ipv6/icmp.c), but for EMSGSIZE, which is path MTU; and
+// what IPv6 keeps of a route: EINVAL is a blackhole (inet6_csk_xmit, net/ipv6/inet6_connection_sock.c).
 const int kSoftErrors[] = {EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, ENOPROTOOPT, EHOSTDOWN,
-                           ENONET,       EOPNOTSUPP,  EPROTO,       EACCES};
+                           ENONET,       EOPNOTSUPP,  EPROTO,       EACCES,      EINVAL};
 
 const std::vector<Row>& Added() {
   static const auto* const rows = [] {

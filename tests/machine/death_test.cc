@@ -191,11 +191,11 @@ TEST(JudgeDeathTest, SoErrorTellsWhatNoOperationWasTold) {
 }
 
 // docs/kernel.md 7: the kernel gave up for want of an acknowledgement, and tells what ICMP last said. So
-// ECONNREFUSED is not "nobody listens", and EOPNOTSUPP no bug of ours.
+// ECONNREFUSED is not "nobody listens", and neither EOPNOTSUPP nor a blackhole's EINVAL a bug of ours.
 TEST(JudgeDeathTest, TheErrnoOfADeadConnectionThatIcmpLeftIsATimeout) {
   const DeathFacts closed = TcpFacts(false, kTcpClose);
   for (const int code : {EHOSTUNREACH, ENETUNREACH, ECONNREFUSED, ENOPROTOOPT, EHOSTDOWN, ENONET,
-                         EOPNOTSUPP, EPROTO, EACCES}) {
+                         EOPNOTSUPP, EPROTO, EACCES, EINVAL}) {
     for (const Call call : {Call::kSend, Call::kRecv, Call::kCqeSend, Call::kCqeRecv}) {
       const Error sticky = Classify(call, code);
       EXPECT_EQ(JudgeDeath(closed, sticky, false, kRead),
