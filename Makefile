@@ -154,7 +154,7 @@ HERD            := $(BIN)/holdfast-herd
 # One test binary a directory of tests: the floors from the ground up, then the rest, the programs last.
 not_tested      := $(if $(filter 0,$(URING)),$(wildcard tests/backend/uring*_test.cc tests/sim/ring*_test.cc))
 suite_sources    = $(filter-out $(not_tested),$(sort $(wildcard tests/$1/*_test.cc)))
-suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES)) $(if $(filter memory,$1),tests/memory/failing_heap.cc)
+suite_shares     = $(if $(filter fuzz,$1),$(FUZZ_SOURCES)) $(if $(filter memory,$1),tests/memory/failing_heap.cc) $(if $(filter netns,$1),tests/netns/cells.cc)
 suites_found    := $(foreach s,$(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/*_test.cc)))),$(if $(call suite_sources,$s),$s))
 SUITES          ?= $(foreach s,$(FLOORS),$(filter $s,$(suites_found))) $(filter-out $(FLOORS) e2e strace,$(suites_found)) $(filter e2e strace,$(suites_found))
 TESTS           := $(patsubst %,$(BIN)/%_test,$(strip $(SUITES)))
@@ -204,6 +204,9 @@ demo: all ## server up, killed, revived; the link comes back, on both backends
 
 test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer*' narrow them
 	$(Q)$(PYTHON) -B tools/check/run_tests.py --bin $(BIN) --log $(OUT)/test --sanitize='$(SANITIZE)' $(if $(FILTER),--filter='$(FILTER)') $(SUITES)
+
+matrix: ## every broken network and every death of docs/kernel.md: in namespaces, as root, 9 min
+	$(Q)+HOLDFAST_MATRIX=whole HOLDFAST_TEST_TIMEOUT=1800 $(MAKE) test SUITES=netns
 
 sweep: ## the error table and errno 1 to 133, injected into every call; `make test` has an eighth of the latter
 	$(Q)+HOLDFAST_SWEEP=whole $(MAKE) test SUITES=sweep
@@ -326,7 +329,7 @@ help: ## this list
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo sim sweep herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo sim matrix sweep herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 
@@ -339,7 +342,7 @@ SOURCES_TXT := $(OBJ)/sources.txt
 $(COMPILE_TXT): FORCE
 	$(call keep_text,$(COMPILE) $(CPPFLAGS) $(CXXFLAGS) | $(LDFLAGS))
 $(SOURCES_TXT): FORCE
-	$(call keep_text,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(HERD_SOURCES) $(FUZZ_MAINS) $(FUZZ_SOURCES) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+	$(call keep_text,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(HERD_SOURCES) $(FUZZ_MAINS) $(foreach s,$(suites_found),$(call suite_sources,$s) $(call suite_shares,$s)))
 
 INCLUDES_src   := -Iinclude -Isrc
 INCLUDES_tools := -Iinclude -Isrc -Itools
@@ -410,4 +413,4 @@ $(BIN)/$1_test: $(call objects,$(call suite_sources,$1) $(call suite_shares,$1))
 endef
 $(foreach s,$(suites_found),$(eval $(call suite,$s)))
 
--include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(HERD_SOURCES) $(HERD_MAIN) $(FUZZ_MAINS) $(FUZZ_SOURCES) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s)))
+-include $(patsubst %.cc,$(OBJ)/%.d,$(LIB_SOURCES) $(SIM_SOURCES) $(SWARM_SOURCES) $(SUPPORT_SOURCES) $(ECHO_SOURCES) $(ECHO_MAINS) $(HERD_SOURCES) $(HERD_MAIN) $(FUZZ_MAINS) $(wildcard tools/print_tables.cc tools/bench/*.cc) $(foreach s,$(suites_found),$(call suite_sources,$s) $(call suite_shares,$s)))
