@@ -205,7 +205,7 @@ demo: all ## server up, killed, revived; the link comes back, on both backends
 test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer*' narrow them
 	$(Q)$(PYTHON) -B tools/check/run_tests.py --bin $(BIN) --log $(OUT)/test --sanitize='$(SANITIZE)' $(if $(FILTER),--filter='$(FILTER)') $(SUITES)
 
-matrix: ## every broken network and every death of docs/kernel.md: in namespaces, as root, 9 min
+matrix: ## every broken network and every death of docs/kernel.md, 8,000 links given up: in namespaces, as root, 9 min
 	$(Q)+HOLDFAST_MATRIX=whole HOLDFAST_TEST_TIMEOUT=1800 $(MAKE) test SUITES=netns
 
 sweep: ## the error table and errno 1 to 133, injected into every call; `make test` has an eighth of the latter
