@@ -681,15 +681,16 @@ inline constexpr std::size_t kNotListed = kErrorTable.size();
 // A failed getaddrinfo(3): `eai` is what it returned, `error_number` errno right after the call,
 // having been set to 0 before it (a stale errno would decide). glibc reports local trouble as names
 // that do not exist: out of descriptors it says EAI_NONAME, errno EMFILE (glibc 2.36), which is no
-// reason to believe the host gone. Where the errno decided, the error's code is the errno.
+// reason to believe the host gone; once it has asked a name server before, EAI_SYSTEM and errno 0:
+// what its socket(2) said is lost, and want of something on this host is what makes that fail.
+// Where the errno decided, the error's code is the errno.
 [[nodiscard]] constexpr Error ClassifyResolve(int eai, int error_number) noexcept {
   if (eai == EAI_SYSTEM && error_number != 0) {
     Error error = Classify(Call::kSocket, error_number);
     error.operation = Operation::kResolve;
     return error;
   }
-  // Nothing is left to look at: EAI_SYSTEM without an errno is like any code that is not listed.
-  if (eai == EAI_SYSTEM) return {Operation::kResolve, ErrorClass::kUnknown, Action::kBackOff, eai};
+  if (eai == EAI_SYSTEM) return {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, eai};
 
   Detail detail = Detail::kNone;
   if (eai == EAI_NONAME) {

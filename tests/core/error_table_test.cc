@@ -657,9 +657,9 @@ TEST(ClassifyResolveTest, ASystemErrorTakesTheRowsOfSocket) {
             (Error{Operation::kResolve, ErrorClass::kUnknown, Action::kBackOff, EIO}));
 }
 
-TEST(ClassifyResolveTest, ASystemErrorWithoutErrnoIsUnknown) {
+TEST(ClassifyResolveTest, ASystemErrorWithoutErrnoIsWantOfSomethingHere) {
   EXPECT_EQ(ClassifyResolve(EAI_SYSTEM, 0),
-            (Error{Operation::kResolve, ErrorClass::kUnknown, Action::kBackOff, EAI_SYSTEM}));
+            (Error{Operation::kResolve, ErrorClass::kResource, Action::kBackOff, EAI_SYSTEM}));
 }
 
 TEST(ErrorTableTest, ARowsCodeReadsAsInTheManualPages) {

@@ -69,6 +69,7 @@ TEST_P(ResolverTest, WhatTheResolverSaysIsClassed) {
       {{.eai = EAI_NONAME, .error_number = EMFILE}, ErrorClass::kResource, EMFILE},
       {{.eai = EAI_NONAME, .error_number = ENFILE}, ErrorClass::kResource, ENFILE},
       {{.eai = EAI_SYSTEM, .error_number = EMFILE}, ErrorClass::kResource, EMFILE},
+      {{.eai = EAI_SYSTEM}, ErrorClass::kResource, EAI_SYSTEM},
       // No address at all, or none of a family that can be connected to.
       {{}, ErrorClass::kNameNotFound, 0},
       {{.addresses = {"unix"}}, ErrorClass::kNameNotFound, 0},

@@ -284,7 +284,7 @@ Error ExpectedError(const Case& c) {
       break;
     case Call::kGetaddrinfo:
       if (code == EAI_SYSTEM)
-        return {Operation::kResolve, ErrorClass::kUnknown, Action::kBackOff, code};
+        return {Operation::kResolve, ErrorClass::kResource, Action::kBackOff, code};
       if (c.injection.fault->outcome != 0) {
         return {Operation::kResolve, c.entry->error_class, c.entry->action,
                 c.injection.fault->outcome};
