@@ -21,6 +21,8 @@ FUZZ_SEED ?=
 TARGETS  ?=
 LINKS    ?= 10000
 OUTAGE   ?= 60s
+DURATION ?= 60s
+SEED     ?=
 
 ifeq ($(origin CXX),default)
 CXX := g++
@@ -191,6 +193,9 @@ fuzz-merge: ## what make fuzz found, merged into tests/fuzz/corpus
 	$(Q)+$(FUZZ_MAKE) fuzz-targets
 	$(Q)tools/fuzz.sh merge $(BUILD)/fuzz
 
+chaos: all ## 200 links against servers and a network that misbehave, their history judged: DURATION=60s SEED=N
+	$(Q)$(PYTHON) -B tools/chaos/chaos.py --bin=$(BIN) --out=$(OUT)/chaos --duration=$(DURATION) $(if $(SEED),--seed=$(SEED))
+
 mutants: ## the swarm against 20 broken libraries, and the tests that hold the kernel's surprises against theirs: SEEDS=2000
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
 	$(Q)JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) kernel
@@ -325,11 +330,12 @@ help: ## this list
 	  'SANITIZE=' 'address,undefined or thread (in $$(BUILD)/asan, $$(BUILD)/tsan)' \
 	  'LINKS=10000' 'of make herd; OUTAGE=60s JOBS=2 beside it' \
 	  'SECONDS=60' 'of make fuzz, for each target' \
+	  'DURATION=60s' 'of make chaos; SEED= plays a schedule again' \
 	  'SEEDS=2000' 'of make sim; FIRST=1 JOBS=2 beside it' \
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo sim matrix sweep herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo sim matrix sweep chaos herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 
