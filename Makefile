@@ -193,8 +193,9 @@ fuzz-merge: ## what make fuzz found, merged into tests/fuzz/corpus
 	$(Q)+$(FUZZ_MAKE) fuzz-targets
 	$(Q)tools/fuzz.sh merge $(BUILD)/fuzz
 
-chaos: all ## 200 links against servers and a network that misbehave, their history judged: DURATION=60s SEED=N
+chaos: all ## 200 links against servers and a network that misbehave, their history judged: DURATION=60s SEED=N; then make matrix
 	$(Q)$(PYTHON) -B tools/chaos/chaos.py --bin=$(BIN) --out=$(OUT)/chaos --duration=$(DURATION) $(if $(SEED),--seed=$(SEED))
+	$(Q)+$(MAKE) matrix
 
 mutants: ## the swarm against 20 broken libraries, and the tests that hold the kernel's surprises against theirs: SEEDS=2000
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
@@ -220,9 +221,10 @@ asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
 # A simulated world and the sweep are one thread by construction: there is nothing for ThreadSanitizer to
-# see. Nor is there in the programs that strace(1) holds up at every call.
+# see. Nor is there in the programs that strace(1) holds up at every call, or that
+# tests/chaos measures.
 tsan: ## the tests under ThreadSanitizer, but for those that are one thread
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep chaos,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
