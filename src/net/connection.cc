@@ -127,7 +127,7 @@ Instant Connection::next_deadline() const noexcept {
 
 // While something that was sent is not known to be acknowledged, once a second at most.
 void Connection::TrimLater() noexcept {
-  if (trim_at_ != kNever || queue_.held() == 0 || keep_ == Keep::kUntilSent) return;
+  if (trim_at_ != kNever || queue_.held() == 0) return;
   trim_at_ = SaturatingAdd(core_.now(), kIdleTrim);
   owner_.OnDeadlineChanged();
 }
@@ -164,7 +164,7 @@ void Connection::OnDeadline(Instant now) noexcept {
     return;
   }
   if (std::exchange(send_stall_.waits, false)) core_.MarkDirty(*this);
-  if (std::exchange(receive_stall_.waits, false) && Reads()) {
+  if (std::exchange(receive_stall_.waits, false)) {
     StartReceive();
     PollSoon();  // To see whether it waits for bytes now: no event says so.
   }
@@ -180,7 +180,7 @@ void Connection::OnDeadline(Instant now) noexcept {
 
 void Connection::Trim() noexcept {
   trim_.Reset();
-  if (keep_ != Keep::kUntilAcked || socket_ == nullptr) return;
+  if (keep_ != Keep::kUntilAcked) return;
   if (socket_->domain == AF_UNIX) return owner_.OnAcked(queue_.released());
   const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
   if (!unacked.has_value()) return;
@@ -284,7 +284,8 @@ void Connection::OnSend(Socket&, Result result) noexcept {
 void Connection::FailWrite(const Error& error) noexcept {
   Note(error);
   write_ = WriteSide::kFailed;
-  if (error.action == Action::kStop || socket_->receive == OpState::kIdle ||
+  const Error meant = OnceClosed(error, ReadFacts(DeathKind::kDeclared));
+  if (meant.action == Action::kStop || socket_->receive == OpState::kIdle ||
       read_ != ReadSide::kOpen) {
     Lose();
     return;
@@ -348,11 +349,8 @@ void Connection::OnReceiveEnd(Result result) noexcept {
     Lose();
     return;
   }
-  const bool own_fin = write_ == WriteSide::kShut;
-  const bool fin = socket_->domain == AF_UNIX ||
-                   FinArrived(ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, own_fin,
-                                             DeathKind::kDeclared),
-                              received_);
+  const bool fin =
+      socket_->domain == AF_UNIX || FinArrived(ReadFacts(DeathKind::kDeclared), received_);
   if (!fin) {
     Lose();  // A reset whose error another call has taken (docs/kernel.md 2).
     return;
@@ -445,17 +443,17 @@ WireAccount Connection::ReadAccount(const DeathFacts& facts) noexcept {
                           facts.own_fin);
 }
 
-DeathFacts Connection::ReadFacts() noexcept {
+DeathFacts Connection::ReadFacts(DeathKind kind) noexcept {
   // A child of fork(2): it lives on in the parent. Nothing is asked, and nothing cut off.
   if (core_.forked()) return {};
   return ReadDeathFacts(core_.kernel(), socket_->fd, socket_->domain, write_ == WriteSide::kShut,
-                        declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
+                        kind);
 }
 
 // Nothing is in flight: the figures are read now, between the last completion and close.
 void Connection::Finish() noexcept {
   SessionEnd end;
-  end.facts = ReadFacts();
+  end.facts = ReadFacts(declared_.failed() ? DeathKind::kDeclared : DeathKind::kOfItself);
   end.error = declared_.failed()
                   ? declared_
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
@@ -468,7 +466,6 @@ void Connection::Finish() noexcept {
   --core_.population().sockets;
   socket_.reset();
   if (Flushable::linked()) Flushable::Unlink();
-  if (Deferred::linked()) Deferred::Unlink();
   held_ = {};
   queue_.Clear();
   phase_ = Phase::kNone;

@@ -29,6 +29,7 @@
 #include "machine/ledger.h"
 #include "machine/send_queue.h"
 #include "reactor/reactor_core.h"
+#include "sys/socket_calls.h"
 
 namespace holdfast::internal {
 
@@ -172,10 +173,6 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   [[nodiscard]] bool in_use() const noexcept {
     return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
   }
-  // What is paused is read all the same once it drains.
-  [[nodiscard]] bool Reads() const noexcept {
-    return read_ == ReadSide::kOpen || phase_ == Phase::kDraining;
-  }
   [[nodiscard]] static bool IsOver(const Stall& stall, OpState operation) noexcept;
   void StartReceive() noexcept;
   void DeliverHeld() noexcept;
@@ -190,7 +187,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Spends one SIOCOUTQ to learn what is acknowledged, and lets go of it.
   void Trim() noexcept;
   void TrimLater() noexcept;
-  [[nodiscard]] DeathFacts ReadFacts() noexcept;
+  [[nodiscard]] DeathFacts ReadFacts(DeathKind kind) noexcept;
   void Finish() noexcept;
   [[nodiscard]] WireAccount ReadAccount(const DeathFacts& facts) noexcept;
 

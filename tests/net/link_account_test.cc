@@ -536,6 +536,39 @@ TEST_P(LinkAccountTest, OnUnixSocketsACloseThatDrainedToThePeersEndIsAcked) {
   EXPECT_EQ(diary_.closed->total(), 1u);
 }
 
+// Bytes that a peer has not read are not with its application, and AF_UNIX has nothing between.
+TEST_P(LinkAccountTest, OnUnixSocketsACloseWhosePeerStopsReadingLeavesDoubt) {
+  RawServer server(Family::kUnix);
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  link->Send("hello");
+  ASSERT_TRUE(RunUntil([&] { return link->stats().bytes_sent == 5; }));
+  ASSERT_EQ(::shutdown(peer.get(), SHUT_WR), 0);  // Its end is there; "hello" is not read.
+  link->Close(50ms);
+  ASSERT_TRUE(RunUntilClosed());
+  EXPECT_EQ(diary_.closed->acked, 0u);
+  EXPECT_EQ(diary_.closed->in_doubt, 1u);
+  EXPECT_EQ(diary_.closed->total(), 1u);
+}
+
+TEST_P(LinkAccountTest, OnUnixSocketsACloseWhosePeerEndsWithDataUnreadLeavesDoubt) {
+  RawServer server(Family::kUnix);
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  link->Send("hello");
+  ASSERT_TRUE(RunUntil([&] { return link->stats().bytes_sent == 5; }));
+  ASSERT_EQ(::shutdown(peer.get(), SHUT_WR), 0);
+  link->Close(1h);
+  // Our end arrives behind what is not read.
+  pollfd end{.fd = peer.get(), .events = POLLRDHUP, .revents = 0};
+  ASSERT_TRUE(RunUntil([&] { return ::poll(&end, 1, 0) == 1; }));
+  peer.Reset();
+  ASSERT_TRUE(RunUntilClosed());
+  EXPECT_EQ(diary_.closed->acked, 0u);
+  EXPECT_EQ(diary_.closed->in_doubt, 1u);
+  EXPECT_EQ(diary_.closed->total(), 1u);
+}
+
 // --- What else is told at the end.
 
 TEST_P(LinkAccountTest, TheLastWordsOfTcpAreKept) {
