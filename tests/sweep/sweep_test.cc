@@ -7,7 +7,9 @@
 // stands in kUnreached with the reason, and nothing else may.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string>
@@ -227,6 +229,11 @@ struct Case {
   Position position;
   std::uint64_t occurrences;
 
+  [[nodiscard]] Case AsLast() const {
+    Case last = *this;
+    if (!persistent()) last.position = Position::kLast;
+    return last;
+  }
   [[nodiscard]] bool persistent() const { return position == Position::kPersistent; }
   [[nodiscard]] std::uint64_t first() const {
     switch (position) {
@@ -450,12 +457,12 @@ bool Play(Loop& loop, const Case& c) {
     loop.hasty().GiveUpNone();
   }
   EXPECT_TRUE(life->RunFor(60s)) << c.Text() << ": it does not recover";
+  // How often a call is made is not quite the same each time: what TCP hands over in one piece today, it
+  // hands over in two tomorrow.
   const bool hit = life->kernel().hits(rule) > 0;
-  // How often a loop waits is not the same each time.
-  const bool waits =
-      c.injection.asked == Call::kEpollWait || c.injection.asked == Call::kIoUringEnter;
-  EXPECT_TRUE(hit || waits) << c.Text();
-  CheckTold(c, *life);
+  const std::uint64_t seen = life->kernel().seen(rule);
+  EXPECT_EQ(hit, seen >= c.first()) << c.Text();
+  if (hit) CheckTold(seen == c.first() ? c.AsLast() : c, *life);
   loop.hasty().GiveUpNone();
   life->kernel().Clear();
   life->Destroy();
@@ -608,10 +615,11 @@ TEST(SweepTest, EveryRowMeansWhatItSaysWheneverItComes) {
   sweep.Over(BackendKind::kUring);
   std::map<const Entry*, int> created;
   SweepCreation(created);
-  RecordProperty("runs", sweep.runs());
+  int met = 0;
   for (const Entry& entry : kErrorTable) {
     const Unreached* const unreached = FindUnreached(entry.row);
     const int hits = sweep.hits(entry) + created[&entry];
+    met += hits > 0;
     const std::string name = std::string(ToString(entry.row.call)) + " " + CodeText(entry.row) +
                              " " + std::string(ToString(entry.row.detail));
     if (unreached == nullptr) {
@@ -620,6 +628,11 @@ TEST(SweepTest, EveryRowMeansWhatItSaysWheneverItComes) {
       EXPECT_EQ(hits, 0) << name << " was met, in spite of: " << unreached->why;
     }
   }
+  // `make coverage` reads them.
+  RecordProperty("runs", sweep.runs());
+  RecordProperty("rows_met", met);
+  RecordProperty("rows_unreachable", static_cast<int>(std::size(kUnreached)));
+  RecordProperty("rows", static_cast<int>(std::size(kErrorTable)));
 }
 
 // --- The unknown sweep: any errno of any call.
