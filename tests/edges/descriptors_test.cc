@@ -32,7 +32,7 @@ class SigpipeStreamTest : public StreamFixture {};
 // Small messages and large ones go by different calls: send, sendmsg, and the ring's SEND and SENDMSG.
 TEST_P(SigpipeLinkTest, ALinkWhosePeerHasGoneIsToldSoByNoSignal) {
   LetSigpipeKill();
-  for (const std::size_t count : {1, 3}) {
+  for (const std::size_t count : {1U, 3U}) {
     SCOPED_TRACE(count);
     RawServer server;
     Fd peer;
