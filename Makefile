@@ -226,6 +226,19 @@ asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 tsan: ## the tests under ThreadSanitizer, but for those that are one thread
 	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep chaos,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
+coverage: ## lines and branches that the tests reach, by clang's count; the table goes to $(BUILD)/coverage
+	$(call require_tool,llvm-cov,llvm)
+	$(Q)rm -rf $(COVERAGE)/profiles
+	$(Q)+$(COVERAGE_MAKE) test
+	$(Q)+$(COVERAGE_MAKE) sim SEEDS=400
+	$(Q)llvm-profdata merge -sparse -o $(COVERAGE)/all.profdata $(COVERAGE)/profiles
+	$(Q)$(PYTHON) -B tools/check/coverage.py $(COVERAGE)/all.profdata $(COVERAGE) $(patsubst $(BIN)/%,$(COVERAGE)/bin/%,$(TESTS) $(PROGRAMS) $(SWARM))
+
+COVERAGE       := $(BUILD)/coverage
+COVERAGE_FLAGS := -fprofile-instr-generate -fcoverage-mapping
+COVERAGE_MAKE  := LLVM_PROFILE_FILE='$(abspath $(COVERAGE))/profiles/%4m.profraw' $(MAKE) CXX=clang++ BUILD=$(COVERAGE) \
+                  CXXFLAGS='$(COVERAGE_FLAGS)' LDFLAGS='$(COVERAGE_FLAGS)'
+
 # The steps run one after the other, so that the timed tests have the machine to themselves.
 CHECKS := check-floors check-errno check-waitall check-references check-format check-headers check-nm check-docs \
           check-compilers check-mutants check-sim check-fuzz check-epoll check-install asan tsan
@@ -337,7 +350,7 @@ help: ## this list
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo sim matrix sweep chaos herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo coverage sim matrix sweep chaos herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ case $target in
   all | lib | demo | install | uninstall | clean | help) ;;
   herd) packages+=(gnuplot-nox) ;;  # its pictures
   check | check-* | format | fuzz | fuzz-*) packages+=("${testing[@]}" "${checking[@]}") ;;
+  coverage) packages+=("${testing[@]}" clang llvm) ;;
   mutants | mutants-*) packages+=("${testing[@]}" git patch) ;;
   tidy) packages+=("${checking[@]}" clang-tidy) ;;
   *) packages+=("${testing[@]}") ;;
