@@ -31,13 +31,13 @@ class HastyKernel final : public internal::ForwardingKernel {
 
   std::function<void()> peer = [] {};
 
-  // Each time that `times` has grown, a socket is one that the kernel has given up: in TCP_CLOSE, until it
-  // is closed. With kEvery each is, until it is said again.
+  // Makes TCP_INFO say TCP_CLOSE, as of a connection that the kernel gave up. kLatest: from the moment
+  // `times` (the hits of a fault) grows until the next close. kEvery: always, until GiveUpNone.
   enum class GivenUp { kLatest, kEvery };
   void GiveUp(std::function<std::uint64_t()> times, GivenUp which) {
     given_up_ = std::move(times);
     which_ = which;
-    buried_ = 0;
+    times_at_close_ = 0;
   }
   void GiveUpNone() {
     GiveUp([] { return 0; }, GivenUp::kLatest);
@@ -83,13 +83,13 @@ class HastyKernel final : public internal::ForwardingKernel {
   int GetSockOpt(int fd, int level, int name, void* value, socklen_t* size) noexcept override {
     const int result = inner_.GetSockOpt(fd, level, name, value, size);
     if (result >= 0 && level == IPPROTO_TCP && name == TCP_INFO &&
-        (which_ == GivenUp::kEvery || given_up_() > buried_)) {
+        (which_ == GivenUp::kEvery || given_up_() > times_at_close_)) {
       *static_cast<std::uint8_t*>(value) = TCP_CLOSE;  // tcpi_state is the first.
     }
     return result;
   }
   int Close(int fd) noexcept override {
-    buried_ = given_up_();
+    times_at_close_ = given_up_();
     return inner_.Close(fd);
   }
 
@@ -124,7 +124,7 @@ class HastyKernel final : public internal::ForwardingKernel {
   Duration ahead_{0};
   std::function<std::uint64_t()> given_up_ = [] { return 0; };
   GivenUp which_ = GivenUp::kLatest;
-  std::uint64_t buried_ = 0;
+  std::uint64_t times_at_close_ = 0;
   std::vector<std::pair<void (*)(void*), void*>> threads_;
 };
 
