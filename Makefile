@@ -197,9 +197,9 @@ chaos: all ## 200 links against servers and a network that misbehave, their hist
 	$(Q)$(PYTHON) -B tools/chaos/chaos.py --bin=$(BIN) --out=$(OUT)/chaos --duration=$(DURATION) $(if $(SEED),--seed=$(SEED))
 	$(Q)+$(MAKE) matrix
 
-mutants: ## the swarm against 20 broken libraries, and the tests that hold the kernel's surprises against theirs: SEEDS=2000
+mutants: ## 20 broken libraries against the swarm, then each guard against a surprise of the kernel removed: its tests must fail. SEEDS=2000
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
-	$(Q)JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) kernel
+	$(Q)MUTANTS= JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) kernel
 
 mutants-drawn: ## DRAW=200 mutants drawn from DRAW_SEED=1: each by the swarm, and what it lets live by the tests
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) drawn || [ $$? -eq 1 ]  # Some live.
@@ -221,8 +221,7 @@ asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 	$(Q)+$(MAKE) SANITIZE=address,undefined test
 
 # A simulated world and the sweep are one thread by construction: there is nothing for ThreadSanitizer to
-# see. Nor is there in the programs that strace(1) holds up at every call, or that
-# tests/chaos measures.
+# see. Nor is there in the programs that strace(1) holds up at every call, or that tests/chaos measures.
 tsan: ## the tests under ThreadSanitizer, but for those that are one thread
 	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep chaos,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 

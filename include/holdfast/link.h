@@ -253,7 +253,7 @@ class Link {
  private:
   friend class internal::LinkCore;
   Link() noexcept = default;
-  internal::LinkCore* core_ = nullptr;  // Null until it is made whole.
+  internal::LinkCore* core_ = nullptr;  // Null only where Create failed.
 };
 
 }  // namespace holdfast

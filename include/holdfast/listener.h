@@ -36,7 +36,7 @@ class ListenerCore;
 
 struct ListenerStats {
   std::uint64_t accepted = 0;
-  std::uint64_t pauses = 0;  // Rests: no descriptors, no memory, forbidden for good.
+  std::uint64_t pauses = 0;  // Rests: out of descriptors or memory, or all forbidden.
 };
 
 struct ListenerOptions {
@@ -81,7 +81,7 @@ class Listener {
  private:
   friend class internal::ListenerCore;
   Listener() noexcept = default;
-  internal::ListenerCore* core_ = nullptr;  // Null until it is made whole.
+  internal::ListenerCore* core_ = nullptr;  // Null only where Create failed.
 };
 
 }  // namespace holdfast

@@ -118,7 +118,7 @@ class Watcher {
   friend class internal::ReactorCore;
   struct State;
   Watcher() noexcept = default;
-  State* state_ = nullptr;  // Null until it is made whole.
+  State* state_ = nullptr;  // Null only where Create failed.
 };
 
 class Reactor {

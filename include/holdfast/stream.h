@@ -119,7 +119,7 @@ class Stream {
  private:
   friend class internal::StreamCore;
   Stream() noexcept = default;
-  internal::StreamCore* core_ = nullptr;  // Null until it is made whole.
+  internal::StreamCore* core_ = nullptr;  // Null only where Create failed.
 };
 
 // InvalidArgument names the field and the value. Listener::Create cannot see the options of its

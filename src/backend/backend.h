@@ -80,7 +80,7 @@ class Backend {
   virtual ~Backend() = default;
 
   [[nodiscard]] virtual const char* name() const noexcept = 0;  // "uring" or "epoll"
-  [[nodiscard]] virtual Call wait_call() const noexcept = 0;    // Whose errno Enable says.
+  [[nodiscard]] virtual Call wait_call() const noexcept = 0;    // Behind what Enable says.
   [[nodiscard]] virtual const BackendStats& stats() const noexcept = 0;
 
   // --- The verbs.

@@ -227,7 +227,7 @@ class UringBackend final : public Backend {
       Completion completion = issuer_.held.Peek();
       Socket* const socket =
           slots_.Find(UserDataSlot(completion.user_data), UserDataGeneration(completion.user_data));
-      if (socket != nullptr && HadItsShare(completion, *socket, turn_)) {
+      if (socket != nullptr && ExceedsShare(completion, *socket, turn_)) {
         issuer_.held.PutAside();
       } else if (Deliver(completion, socket, told)) {
         issuer_.held.Drop();

@@ -38,8 +38,8 @@ inline constexpr std::uint32_t kReceiveShare = kTurnShare / 8;
 inline constexpr std::uint32_t kAcceptShare = kTurnShare / 64;
 
 // Counts a completion into its socket's share of `turn`. True when it must wait for the next turn.
-[[nodiscard]] inline bool HadItsShare(const Completion& completion, Socket& socket,
-                                      std::uint32_t turn) noexcept {
+[[nodiscard]] inline bool ExceedsShare(const Completion& completion, Socket& socket,
+                                       std::uint32_t turn) noexcept {
   const bool receive = completion.is(OpKind::kReceive);
   if (!receive && !completion.is(OpKind::kAccept)) return false;
   if (socket.turn != turn) {

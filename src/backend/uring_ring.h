@@ -85,7 +85,7 @@ class UringRing {
   [[nodiscard]] int fd() const noexcept { return ring_.ring_fd; }
 
   // --- Submissions.
-  // The next one, with its user_data, which io_uring_prep_* leaves alone. Never fails: what has no room
+  // The next one, with its user_data, which io_uring_prep_* leaves alone. Never null: what has no room
   // in the queue waits in the backlog, in order. Where there is no memory for that either, the program ends.
   [[nodiscard]] Staged Stage(std::uint64_t user_data) noexcept;
   [[nodiscard]] bool full() const noexcept;

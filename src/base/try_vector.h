@@ -42,7 +42,8 @@ class TryVector {
     capacity_ = count;
     return true;
   }
-  // The same for what they add; capacity doubles.
+  // At least doubles the capacity where it is full. False, and nothing changed, without memory. Requires:
+  // `elements` are not of this vector.
   [[nodiscard]] bool TryAppend(std::span<const T> elements) noexcept {
     const std::size_t size = size_ + elements.size();
     if (size > capacity_ && !TryReserve(std::max(size, 2 * capacity_))) return false;

@@ -90,7 +90,7 @@ std::optional<SocketAddress> ParseV6(std::string_view host, std::uint16_t port, 
   return SocketAddress(reinterpret_cast<const sockaddr*>(&address), sizeof(address));
 }
 
-// "": it is in `*address`. Else what is wrong.
+// Fills `*parsed` and returns "", or returns what is wrong.
 std::string_view ParseUnix(std::string_view path, std::optional<SocketAddress>* parsed) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;

@@ -65,7 +65,7 @@ class ListenerCore final : public Mortal, public Deferred, public SocketEvents, 
   Socket socket_;
   SocketAddress local_;
   AcceptPause pause_;
-  std::uint32_t forbidden_ = 0;  // Connections since the last that was accepted.
+  std::uint32_t forbidden_ = 0;  // Accepts that said EPERM since one succeeded.
   Stage stage_ = Stage::kAccepting;
   ListenerStats stats_;
 };
