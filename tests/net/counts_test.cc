@@ -336,7 +336,9 @@ void EchoRaw(RawServer& server) {
   }
 }
 
-// Messages over a link in bursts of `burst`, each burst sent when the last one has come back.
+// Messages over a link in bursts of `burst`, each burst sent when the last one has come back. The first is
+// eight in one: how many messages are kept for want of an acknowledgement is up to the kernel's timing, and
+// what grows with their number must have grown before it is counted.
 struct LinkCount {
   std::uint64_t messages = 0;
   std::uint64_t heap_calls = 0;
@@ -347,12 +349,13 @@ class LinkCountsTest : public CountsTest {
     RawServer server;
     std::jthread echo([&] { EchoRaw(server); });
     const std::string message(kMessage, 'm');
+    std::uint64_t size = 8 * burst;
     std::uint64_t received = 0;
     std::uint64_t done = 0;
     std::uint64_t heap_begin = 0;
     LinkCount count;
     const auto send = [&](Link& link) {
-      for (std::uint64_t i = 0; i < burst; ++i) {
+      for (std::uint64_t i = 0; i < size; ++i) {
         EXPECT_EQ(link.Send(message).status, SendStatus::kQueued);
       }
     };
@@ -362,8 +365,9 @@ class LinkCountsTest : public CountsTest {
     options.on_up = [&](Link& link) { send(link); };
     options.on_data = [&](Link& link, std::span<const std::byte> bytes) {
       received += bytes.size();
-      if (received < burst * kMessage) return;
-      received -= burst * kMessage;
+      if (received < size * kMessage) return;
+      received -= size * kMessage;
+      size = burst;
       ++done;
       if (done == bursts / 10) heap_begin = internal::HeapCalls();
       if (done == bursts) {
@@ -374,8 +378,8 @@ class LinkCountsTest : public CountsTest {
       send(link);
     };
     options.on_closed = [&](Link&, const Closed& closed) {
-      EXPECT_EQ(closed.acked, burst * bursts);
-      EXPECT_EQ(closed.total(), burst * bursts);
+      EXPECT_EQ(closed.acked, burst * (bursts + 7));
+      EXPECT_EQ(closed.total(), burst * (bursts + 7));
       reactor().Stop();
     };
     absl::StatusOr<std::unique_ptr<Link>> link = Link::Create(reactor(), std::move(options));
