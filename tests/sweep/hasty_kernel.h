@@ -30,13 +30,15 @@ class HastyKernel final : public internal::ForwardingKernel {
   HastyKernel() noexcept : ForwardingKernel(internal::RealKernel()) {}
 
   std::function<void()> peer = [] {};
+  // It acts only when a look has found nothing, so that pipes fill.
+  bool peer_is_lazy = false;
 
   // Makes TCP_INFO say TCP_CLOSE, as of a connection that the kernel gave up. kLatest: from the moment
   // `times` (the hits of a fault) grows until the next close. kEvery: always, until GiveUpNone.
   enum class GivenUp { kLatest, kEvery };
-  void GiveUp(std::function<std::uint64_t()> times, GivenUp which) {
+  void GiveUp(std::function<std::uint64_t()> times, GivenUp kind) {
     given_up_ = std::move(times);
-    which_ = which;
+    given_up_kind_ = kind;
     times_at_close_ = 0;
   }
   void GiveUpNone() {
@@ -67,7 +69,7 @@ class HastyKernel final : public internal::ForwardingKernel {
     const unsigned bare = flags & ~static_cast<unsigned>(IORING_ENTER_EXT_ARG);
     const int submitted = inner_.RingEnter(ring_fd, to_submit, 0, bare, nullptr, 0);
     if (submitted != static_cast<int>(to_submit)) return submitted;
-    timespec64 now{};
+    __kernel_timespec now{};
     io_uring_getevents_arg at_once{};
     at_once.ts = reinterpret_cast<__u64>(&now);
     for (int look = 0; look < kLooks; ++look) {
@@ -83,7 +85,7 @@ class HastyKernel final : public internal::ForwardingKernel {
   int GetSockOpt(int fd, int level, int name, void* value, socklen_t* size) noexcept override {
     const int result = inner_.GetSockOpt(fd, level, name, value, size);
     if (result >= 0 && level == IPPROTO_TCP && name == TCP_INFO &&
-        (which_ == GivenUp::kEvery || given_up_() > times_at_close_)) {
+        (given_up_kind_ == GivenUp::kEvery || given_up_() > times_at_close_)) {
       *static_cast<std::uint8_t*>(value) = TCP_CLOSE;  // tcpi_state is the first.
     }
     return result;
@@ -99,23 +101,19 @@ class HastyKernel final : public internal::ForwardingKernel {
   }
 
  private:
-  struct timespec64 {
-    std::int64_t seconds;
-    std::int64_t nanoseconds;
-  };
   static constexpr int kLooks = 4;
 
   static Duration LimitOf(unsigned flags, const void* argument) noexcept {
     if ((flags & IORING_ENTER_EXT_ARG) == 0) return internal::kNeverTimeout;
     const auto* limit = static_cast<const io_uring_getevents_arg*>(argument);
-    const auto* time = reinterpret_cast<const timespec64*>(limit->ts);
-    return std::chrono::seconds(time->seconds) + std::chrono::nanoseconds(time->nanoseconds);
+    const auto* time = reinterpret_cast<const __kernel_timespec*>(limit->ts);
+    return std::chrono::seconds(time->tv_sec) + std::chrono::nanoseconds(time->tv_nsec);
   }
 
   void LetOthersAct(int look) noexcept {
     if (look > 0) sched_yield();
     for (auto& [run, argument] : std::exchange(threads_, {})) run(argument);
-    peer();
+    if (look > 0 || !peer_is_lazy) peer();
   }
   void Skip(Duration timeout) noexcept {
     ahead_ += timeout == internal::kNeverTimeout ? std::chrono::seconds(1) : timeout;
@@ -123,7 +121,7 @@ class HastyKernel final : public internal::ForwardingKernel {
 
   Duration ahead_{0};
   std::function<std::uint64_t()> given_up_ = [] { return 0; };
-  GivenUp which_ = GivenUp::kLatest;
+  GivenUp given_up_kind_ = GivenUp::kLatest;
   std::uint64_t times_at_close_ = 0;
   std::vector<std::pair<void (*)(void*), void*>> threads_;
 };

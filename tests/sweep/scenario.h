@@ -7,12 +7,15 @@
 #ifndef HOLDFAST_TESTS_SWEEP_SCENARIO_H_
 #define HOLDFAST_TESTS_SWEEP_SCENARIO_H_
 
+#include <linux/net_tstamp.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,10 +28,16 @@
 namespace holdfast::test {
 
 inline constexpr int kSessions = 4;
-// One write of one block, and one of several.
-inline const std::string& Payload() {
-  static const std::string payload = "hello" + std::string(10'000, 'x') + "!";
-  return payload;
+
+// kFull: more than the pipe holds is sent, every send leaves a message in the socket's error queue, and
+// each session is woken by a thread from outside. So a life makes nearly every call that there is.
+enum class Manner { kPlain, kFull };
+
+// What a session sends: one write of one block, and one of several.
+inline const std::string& PayloadOf(Manner manner) {
+  static const std::string plain = "hello" + std::string(10'000, 'x') + "!";
+  static const std::string more_than_fits = "hello" + std::string(200'000, 'x') + "!";
+  return manner == Manner::kPlain ? plain : more_than_fits;
 }
 
 // A reactor over a kernel that fails on demand and does not wait. Many lives pass on one, one at a time.
@@ -69,8 +78,12 @@ class Loop {
 // What both lives share: the loop, the notes.
 class Life {
  public:
-  Life(Loop& loop, Family family)
-      : family_(family), hasty_(loop.hasty()), kernel_(loop.kernel()), reactor_(&loop.reactor()) {}
+  Life(Loop& loop, Family family, Manner manner)
+      : family_(family),
+        manner_(manner),
+        hasty_(loop.hasty()),
+        kernel_(loop.kernel()),
+        reactor_(&loop.reactor()) {}
   Life(const Life&) = delete;
   Life& operator=(const Life&) = delete;
   virtual ~Life() = default;
@@ -115,7 +128,7 @@ class Life {
   [[nodiscard]] internal::FaultKernel& kernel() { return kernel_; }
   [[nodiscard]] Reactor& reactor() { return *reactor_; }
   [[nodiscard]] std::uint64_t turns() const { return reactor_->stats().turns; }
-  [[nodiscard]] bool over() const { return done_ == kSessions && ended_; }
+  [[nodiscard]] bool over() const { return done_ == kSessions && ended_ && *knocks_ == 0; }
   // What the library told that the life did not do itself.
   [[nodiscard]] const std::vector<Error>& told() const { return told_; }
   [[nodiscard]] const std::vector<absl::Status>& refused() const { return refused_; }
@@ -131,8 +144,32 @@ class Life {
   virtual void Step() = 0;
   virtual void End() = 0;
   void MeetPeer() {
-    hasty_.peer = [this] { ActAsPeer(); };
+    hasty_.peer_is_lazy = manner_ == Manner::kFull;
+    hasty_.peer = [this] {
+      if (std::exchange(woken_, true)) return ActAsPeer();
+      ++*knocks_;
+      std::thread([this] { reactor_->Post([knocks = knocks_] { --*knocks; }); }).join();
+    };
   }
+  [[nodiscard]] const std::string& payload() const { return PayloadOf(manner_); }
+  // Of both lives' sockets, an accepted one has them of its listener.
+  void Prepare(SocketOptions& options) const {
+    if (manner_ == Manner::kPlain) return;
+    options.on_socket = [](int fd) {
+      const int flags =
+          SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_OPT_TSONLY;
+      EXPECT_EQ(::setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPING, &flags, sizeof(flags)), 0);
+      const int least = 1;  // The kernel knows how little it can do with.
+      EXPECT_EQ(::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)), 0);
+    };
+  }
+  // A delayed acknowledgement takes its 40 ms of the kernel's own time, which the HastyKernel has not.
+  static void Acknowledge(const Fd& peer) {
+    const int at_once = 1;
+    ::setsockopt(peer.get(), IPPROTO_TCP, TCP_QUICKACK, &at_once, sizeof(at_once));
+  }
+  // The next time that the loop waits, another thread has something for it to do.
+  void BeWoken() { woken_ = manner_ == Manner::kPlain; }
   void Note(const Error& error) {
     ++callbacks_;
     if (error.operation == Operation::kUser) return;                 // Its own doing.
@@ -144,6 +181,7 @@ class Life {
   }
 
   const Family family_;
+  const Manner manner_;
   HastyKernel& hasty_;
   internal::FaultKernel& kernel_;
   Reactor* const reactor_;
@@ -155,6 +193,8 @@ class Life {
   std::vector<absl::Status> refused_;
   int callbacks_ = 0;
   int permanent_ends_ = 0;
+  bool woken_ = true;
+  std::shared_ptr<int> knocks_ = std::make_shared<int>(0);  // That nobody has answered yet.
 };
 
 // The client: a link to a raw server that echoes. Sessions 1 and 2 it drops itself, the peer ends the
@@ -163,8 +203,9 @@ class LinkLife final : public Life {
  public:
   // Of kName the address has to be looked up.
   enum class Naming { kAddress, kName };
-  explicit LinkLife(Loop& loop, Family family = Family::kInet, Naming naming = Naming::kAddress)
-      : Life(loop, family), server_(family), endpoint_(server_.endpoint()) {
+  explicit LinkLife(Loop& loop, Family family = Family::kInet, Naming naming = Naming::kAddress,
+                    Manner manner = Manner::kPlain)
+      : Life(loop, family, manner), server_(family), endpoint_(server_.endpoint()) {
     if (naming == Naming::kName) endpoint_ = "localhost:" + std::to_string(server_.port());
     MeetPeer();
     MakeLink();
@@ -189,8 +230,10 @@ class LinkLife final : public Life {
     options.backoff = {.initial = 1ms, .multiplier = 2.0, .max = 100ms};
     options.silence_max = 0s;
     options.protocol_errors_max = 1000;
+    Prepare(options.socket);
     options.on_up = [this](Link& link) {
       ++callbacks_;
+      BeWoken();
       got_.clear();
       EXPECT_EQ(link.Send("hello").status, SendStatus::kQueued);
       rest_sent_ = false;
@@ -200,9 +243,9 @@ class LinkLife final : public Life {
       got_ += AsText(bytes);
       if (!rest_sent_) {
         rest_sent_ = true;
-        link.Send(std::string_view(Payload()).substr(5));
+        link.Send(std::string_view(payload()).substr(5));
       }
-      if (got_ == Payload()) FinishSession(link);
+      if (got_ == payload()) FinishSession(link);
     };
     options.on_down = [this](Link&, const Down& down) { Note(down.error); };
     options.on_closed = [this](Link&, const Closed& closed) {
@@ -250,8 +293,9 @@ class LinkLife final : public Life {
         peer.unsent.append(buffer, static_cast<std::size_t>(size));
       }
       peer.ended = size == 0 || (size < 0 && errno != EAGAIN);
-      const ssize_t sent =
-          ::send(peer.fd.get(), peer.unsent.data(), peer.unsent.size(), MSG_NOSIGNAL);
+      Acknowledge(peer.fd);
+      const ssize_t sent = ::send(peer.fd.get(), peer.unsent.data(), peer.unsent.size(),
+                                  MSG_NOSIGNAL | MSG_DONTWAIT);
       if (sent > 0) peer.unsent.erase(0, static_cast<std::size_t>(sent));
       if (peer_is_to_end_ && &peer == &peers_.back()) peer.ended = true;
     }
@@ -272,7 +316,8 @@ class LinkLife final : public Life {
 // The server: four times a listener is opened, one raw client comes and is echoed to, and it is closed.
 class ListenerLife final : public Life {
  public:
-  explicit ListenerLife(Loop& loop, Family family = Family::kInet) : Life(loop, family) {
+  explicit ListenerLife(Loop& loop, Family family = Family::kInet, Manner manner = Manner::kPlain)
+      : Life(loop, family, manner) {
     auto options = std::make_shared<StreamOptions>();
     options->on_data = [this](Stream& stream, std::span<const std::byte> bytes) {
       ++callbacks_;
@@ -297,8 +342,10 @@ class ListenerLife final : public Life {
     ListenerOptions options;
     options.endpoint = family_ == Family::kUnix ? "unix:@holdfast-sweep-" + std::to_string(getpid())
                                                 : "127.0.0.1:0";
+    Prepare(options.socket);
     options.on_accept = [this](Listener&, std::unique_ptr<Stream> stream) {
       ++callbacks_;
+      BeWoken();
       stream->Start(stream_options_);
       streams_.push_back(std::move(stream));
     };
@@ -343,13 +390,15 @@ class ListenerLife final : public Life {
   }
   void ActAsPeer() override {
     if (!client_.valid() || finished_) return;
-    if (asked_ < Payload().size() && (asked_ == 0 || got_.size() >= 5)) {
-      const std::size_t part = asked_ == 0 ? 5 : Payload().size() - asked_;
-      const ssize_t sent = ::send(client_.get(), Payload().data() + asked_, part, MSG_NOSIGNAL);
+    if (asked_ < payload().size() && (asked_ == 0 || got_.size() >= 5)) {
+      const std::size_t part = asked_ == 0 ? 5 : payload().size() - asked_;
+      const ssize_t sent =
+          ::send(client_.get(), payload().data() + asked_, part, MSG_NOSIGNAL | MSG_DONTWAIT);
       if (sent > 0) asked_ += static_cast<std::size_t>(sent);
     }
     got_ += ReadAvailable(client_);
-    if (got_ == Payload()) {
+    Acknowledge(client_);
+    if (got_ == payload()) {
       finished_ = true;
       ::shutdown(client_.get(), SHUT_WR);
     } else if (const Sight sight = Look(client_); sight == Sight::kEnd || sight == Sight::kReset) {

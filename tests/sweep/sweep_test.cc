@@ -219,7 +219,7 @@ constexpr Position kPositions[] = {Position::kFirst, Position::kSecond, Position
                                    Position::kLast, Position::kPersistent};
 
 // Must it be told, may it be, or must it not?
-enum class Telling { kNobody, kPerhaps, kTold };
+enum class Telling { kMustNot, kMay, kMust };
 
 struct Case {
   const Entry* entry;  // The row that answers.
@@ -272,6 +272,13 @@ std::unique_ptr<Life> MakeLife(Loop& loop, Side side, const Entry& entry) {
                                     named ? LinkLife::Naming::kName : LinkLife::Naming::kAddress);
 }
 
+std::unique_ptr<Life> MakeFullLife(Loop& loop, Side side) {
+  if (side == Side::kListener) {
+    return std::make_unique<ListenerLife>(loop, Family::kInet, Manner::kFull);
+  }
+  return std::make_unique<LinkLife>(loop, Family::kInet, LinkLife::Naming::kAddress, Manner::kFull);
+}
+
 // How the row's answer is told.
 Error ExpectedError(const Case& c) {
   const int code = c.entry->row.code;
@@ -316,43 +323,43 @@ Telling ExpectedTelling(const Case& c) {
     case Call::kEpollWait:
     case Call::kIoUringEnter:
     case Call::kCqeCancel:
-      return Telling::kNobody;  // Nothing is done about these answers.
+      return Telling::kMustNot;  // Nothing is done about these answers.
     case Call::kGetpeername:
-      return link ? Telling::kTold : Telling::kNobody;  // A stream asks for its name alone.
+      return link ? Telling::kMust : Telling::kMustNot;  // A stream asks for its name alone.
     case Call::kCqeConnect:
       if (GoesOn(entry.row.code) || entry.error_class == ErrorClass::kCancelled) {
-        return Telling::kTold;
+        return Telling::kMust;
       }
       break;
     case Call::kShutdown:
-      return Telling::kPerhaps;  // It is over anyhow.
+      return Telling::kMay;  // It is over anyhow.
     case Call::kSetsockopt:
       // Of an accepted socket nothing is told: what is wrong shows in its first receive.
-      if (entry.action == Action::kIgnore) return Telling::kNobody;
-      return link || c.position == Position::kFirst || c.persistent() ? Telling::kTold
-                                                                      : Telling::kPerhaps;
+      if (entry.action == Action::kIgnore) return Telling::kMustNot;
+      return link || c.position == Position::kFirst || c.persistent() ? Telling::kMust
+                                                                      : Telling::kMay;
     case Call::kEpollCtl:
     case Call::kConnectResult:
     case Call::kGetsockopt:
       // Later ones may be a registration that does no harm, or the figures of the end.
-      return c.position == Position::kFirst || c.persistent() ? Telling::kTold : Telling::kPerhaps;
+      return c.position == Position::kFirst || c.persistent() ? Telling::kMust : Telling::kMay;
     default:
       break;
   }
   const bool last = c.position == Position::kLast;
   const bool receives = c.injection.asked == Call::kRecv;
   if (receives && (last || (!link && c.position == Position::kMiddle))) {
-    return Telling::kPerhaps;  // It is closed, and reads to the end only.
+    return Telling::kMay;  // It is closed, and reads to the end only.
   }
   if (entry.error_class == ErrorClass::kTryAgain || entry.action == Action::kIgnore ||
       entry.error_class == ErrorClass::kNone) {
-    return Telling::kNobody;
+    return Telling::kMustNot;
   }
   if (entry.action == Action::kRetryInPlace) {
     const bool shortage = entry.error_class == ErrorClass::kResource;
-    return shortage && c.persistent() ? Telling::kTold : Telling::kNobody;
+    return shortage && c.persistent() ? Telling::kMust : Telling::kMustNot;
   }
-  return Telling::kTold;
+  return Telling::kMust;
 }
 
 // EPIPE says that another call has the reason; when none has, the end has no code.
@@ -374,10 +381,10 @@ void CheckTold(const Case& c, const Life& life) {
     EXPECT_EQ(status, expected.ToStatus()) << c.Text();
   }
   const std::size_t told = life.told().size() + life.refused().size();
-  if (ExpectedTelling(c) == Telling::kTold) {
+  if (ExpectedTelling(c) == Telling::kMust) {
     EXPECT_GE(told, 1u) << c.Text();
   }
-  if (ExpectedTelling(c) == Telling::kNobody) {
+  if (ExpectedTelling(c) == Telling::kMustNot) {
     EXPECT_EQ(told, 0u) << c.Text();
   }
   if (expected.IsTemporary()) {
@@ -402,8 +409,8 @@ void CheckNoSpin(const Case& c, Life& life) {
   const std::uint64_t turns = life.turns();
   const int callbacks = life.callbacks();
   life.RunSlices(kSlices, 100ms);
-  const auto told = static_cast<std::uint64_t>(life.callbacks() - callbacks);
-  EXPECT_LE(life.turns() - turns, 10 + kSlices * kTurnsOfASlice + told * kTurnsOfACallback)
+  const auto progress = static_cast<std::uint64_t>(life.callbacks() - callbacks);
+  EXPECT_LE(life.turns() - turns, 10 + kSlices * kTurnsOfASlice + progress * kTurnsOfACallback)
       << c.Text();
 }
 
@@ -600,6 +607,12 @@ TEST(SweepTest, ALifeWithoutAFaultTellsNothing) {
       EXPECT_TRUE(listener.told().empty());
       EXPECT_TRUE(listener.refused().empty());
     }
+    for (const Side side : {Side::kLink, Side::kListener}) {
+      const std::unique_ptr<Life> full = MakeFullLife(loop, side);
+      EXPECT_TRUE(full->RunFor(60s)) << static_cast<int>(side);
+      EXPECT_TRUE(full->told().empty());
+      EXPECT_TRUE(full->refused().empty());
+    }
   }
 }
 
@@ -640,18 +653,18 @@ TEST(SweepTest, EveryRowMeansWhatItSaysWheneverItComes) {
 
 constexpr int kErrnoMax = 133;  // EHWPOISON, the last that Linux knows.
 
-// The calls of a life that can fail, but for those with which a reactor is made. No RecvMsg, no Write and
-// no poll: a life has no error queue, no wake-up from outside and no full pipe.
+// The calls of a life that can fail, but for those with which a reactor is made.
 constexpr KernelCall kCalls[] = {
-    KernelCall::kSocket,      KernelCall::kBind,        KernelCall::kListen,
-    KernelCall::kAccept4,     KernelCall::kConnect,     KernelCall::kSend,
-    KernelCall::kSendMsg,     KernelCall::kRecv,        KernelCall::kShutdown,
-    KernelCall::kClose,       KernelCall::kGetSockOpt,  KernelCall::kSetSockOpt,
-    KernelCall::kGetSockName, KernelCall::kGetPeerName, KernelCall::kIoctl,
-    KernelCall::kEpollCtl,    KernelCall::kEpollWait,   KernelCall::kRingEnter};
+    KernelCall::kSocket,     KernelCall::kBind,        KernelCall::kListen,
+    KernelCall::kAccept4,    KernelCall::kConnect,     KernelCall::kSend,
+    KernelCall::kSendMsg,    KernelCall::kRecv,        KernelCall::kRecvMsg,
+    KernelCall::kShutdown,   KernelCall::kClose,       KernelCall::kGetSockOpt,
+    KernelCall::kSetSockOpt, KernelCall::kGetSockName, KernelCall::kGetPeerName,
+    KernelCall::kIoctl,      KernelCall::kWrite,       KernelCall::kEpollCtl,
+    KernelCall::kEpollWait,  KernelCall::kRingEnter};
 // No cancel: a completion in its place leaves running what it should have ended.
-constexpr RingOp kOps[] = {RingOp::kAccept, RingOp::kConnect, RingOp::kRecv, RingOp::kSend,
-                           RingOp::kSendMsg};
+constexpr RingOp kOps[] = {RingOp::kAccept, RingOp::kConnect, RingOp::kRecv,
+                           RingOp::kSend,   RingOp::kSendMsg, RingOp::kPollAdd};
 
 // The table's answer to this code of some call, kUnknown where no call lists it; or the end of a
 // connection whose reason nobody knows.
@@ -681,8 +694,7 @@ bool PlayUnknown(Loop& loop, Side side, const Injection& injection, int code,
                  const std::string& text) {
   const std::size_t descriptors = OpenDescriptors();
   const std::uint64_t bugs = loop.reactor().stats().bugs;
-  // An IPv4 life by address, as of any entry that asks for no other.
-  std::unique_ptr<Life> life = MakeLife(loop, side, kErrorTable[0]);
+  std::unique_ptr<Life> life = MakeFullLife(loop, side);
   const int rule = injection.Into(life->kernel(), 1, 1);
   EXPECT_TRUE(life->RunFor(60s)) << text << ": it does not recover";
   for (const Error& error : life->told()) {
