@@ -18,9 +18,10 @@
 // fork(2): the reactor and what lives on it stay the parent's, which notices nothing. In the child they
 // are dead, and say so: Run, RunFor, Poll, Watch, Link::Create and Listener::Create answer
 // FailedPrecondition, fd() is -1, a Link's Send says kNotUp and a Stream's kClosing, and nothing calls
-// back any more. Destroying them there frees their memory and closes the child's copies of their
-// descriptors, and touches nothing else; until it does, or ends, or calls exec, a connection that the
-// parent closes may stay open for its peer. A child that needs a reactor makes one of its own.
+// back any more. Destroying them there frees their memory (but for that of a name look-up which was
+// under way) and closes the child's copies of their descriptors, and touches nothing else; until it does,
+// or ends, or calls exec, a connection that the parent closes may stay open for its peer. A child that
+// needs a reactor makes one of its own.
 //
 // No callback may throw. The library never prints: what it did and why is in backend_reason(), stats()
 // and history().

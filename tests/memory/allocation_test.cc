@@ -160,6 +160,16 @@ class AllocationTest : public testing::TestWithParam<BackendKind> {
       EXPECT_GT(index, 3u) << "there was nothing to fail";
     }
   }
+  // As Sweep, each time with a link to `server`, which echoes.
+  template <class Scenario>
+  void SweepLink(RawServer& server, const std::shared_ptr<const LinkOptions>& options,
+                 Scenario scenario) {
+    Sweep([&](Scene& scene) {
+      EchoPeer peer(server);
+      const std::unique_ptr<Link> link = scene.MakeStarted(options);
+      scenario(scene, *link, peer);
+    });
+  }
   // A link that dials again soon and counts what it is told.
   [[nodiscard]] std::shared_ptr<LinkOptions> Options(std::vector<std::string> endpoints) {
     auto options = std::make_shared<LinkOptions>();
@@ -218,18 +228,16 @@ class AllocationTest : public testing::TestWithParam<BackendKind> {
 };
 HOLDFAST_FOR_BOTH_BACKENDS(AllocationTest);
 
-TEST_P(AllocationTest, AReactorComesAndGoes) {
+TEST_P(AllocationTest, AReactorIsMadeOrRefusedWhole) {
   Sweep([](Scene& scene) { EXPECT_TRUE(scene.reactor().RunFor(0ms).ok()); });
 }
 
 TEST_P(AllocationTest, ALinkEchoesAndCloses) {
   RawServer server;
   const auto options = Options({server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
-    EXPECT_TRUE(Echoes(scene, *link, peer, 3));
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
+    EXPECT_TRUE(Echoes(scene, link, peer, 3));
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
@@ -254,11 +262,9 @@ TEST_P(AllocationTest, ALinkToANameTriesItsAddresses) {
   RawServer server;
   const auto options =
       Options({"a-name-that-is-longer-than-a-small-string.test:" + std::to_string(server.port())});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
-    EXPECT_TRUE(Echoes(scene, *link, peer, 1));
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
+    EXPECT_TRUE(Echoes(scene, link, peer, 1));
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
@@ -266,22 +272,18 @@ TEST_P(AllocationTest, ALinkThatIsRefusedTriesItsNextEndpoint) {
   RawServer server;
   ClosedPort closed;
   const auto options = Options({closed.endpoint(), server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
-    EXPECT_TRUE(Echoes(scene, *link, peer, 1));
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
+    EXPECT_TRUE(Echoes(scene, link, peer, 1));
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
 TEST_P(AllocationTest, ALinkComesBackWheneverItIsReset) {
   RawServer server;
   const auto options = Options({server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
     for (int session = 0; session < 3; ++session) {
-      EXPECT_TRUE(Echoes(scene, *link, peer, 2));
+      EXPECT_TRUE(Echoes(scene, link, peer, 2));
       const int ups = ups_;
       peer.Reset();
       EXPECT_TRUE(scene.Until([&] {
@@ -289,49 +291,43 @@ TEST_P(AllocationTest, ALinkComesBackWheneverItIsReset) {
         return ups_ > ups;
       }));
     }
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
-TEST_P(AllocationTest, AQueueGrowsAndDrains) {
+TEST_P(AllocationTest, AQueueThatCannotGrowSaysFullAndDrains) {
   RawServer server;
   const auto options = Options({server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
-    EXPECT_TRUE(Echoes(scene, *link, peer, 600));  // Several blocks of bytes and of the ledger.
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
+    EXPECT_TRUE(Echoes(scene, link, peer, 600));  // Several blocks of bytes and of the ledger.
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
 TEST_P(AllocationTest, ALinkPingsAndIsDropped) {
   RawServer server;
   const auto options = Options({server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
     bool pinged = false;
     EXPECT_TRUE(scene.Until([&] {
       peer.Turn();
-      pinged = pinged || link->Ping("ping");
+      pinged = pinged || link.Ping("ping");
       return received_ == 4;
     }));
-    link->Drop(Error::Protocol());
+    link.Drop(Error::Protocol());
     EXPECT_TRUE(scene.Until([&] { return dropped_; }));
-    link->RetryNow();
-    EXPECT_TRUE(Echoes(scene, *link, peer, 1));
-    EXPECT_TRUE(Closes(scene, *link, 0ms));
+    link.RetryNow();
+    EXPECT_TRUE(Echoes(scene, link, peer, 1));
+    EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }
 
 TEST_P(AllocationTest, ALinkOverAUnixSocketDrains) {
   RawServer server(Family::kUnix);
   const auto options = Options({server.endpoint()});
-  Sweep([&](Scene& scene) {
-    EchoPeer peer(server);
-    const std::unique_ptr<Link> link = scene.MakeStarted(options);
-    EXPECT_TRUE(Echoes(scene, *link, peer, 2));
-    EXPECT_TRUE(Closes(scene, *link, 1ms));
+  SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
+    EXPECT_TRUE(Echoes(scene, link, peer, 2));
+    EXPECT_TRUE(Closes(scene, link, 1ms));
   });
 }
 

@@ -80,7 +80,10 @@ class FaultTest : public StreamFixture {
     return *std::move(link);
   }
   std::unique_ptr<Link> MakeUp(RawServer& server, Fd& peer) {
-    std::unique_ptr<Link> link = Make(Options(server.endpoint()));
+    return MakeUp(server, peer, Options(server.endpoint()));
+  }
+  std::unique_ptr<Link> MakeUp(RawServer& server, Fd& peer, LinkOptions options) {
+    std::unique_ptr<Link> link = Make(std::move(options));
     link->Start();
     peer = AcceptFrom(server);
     EXPECT_TRUE(RunUntil([&] { return link->state() == LinkState::kUp; }));
@@ -155,10 +158,8 @@ TEST_P(FaultTest, WithoutADescriptorForASocketItWaitsAndKeepsItsEndpoint) {
     endpoints.emplace_back(down.endpoint);
     diary_.downs.push_back(down);
   };
-  std::unique_ptr<Link> link = Make(std::move(options));
-  link->Start();
-  const Fd peer = AcceptFrom(server);
-  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   EXPECT_EQ(kernel_.hits(rule), 3u);
   ASSERT_EQ(diary_.downs.size(), 3u);
   for (std::size_t i = 0; i < 3; ++i) {
@@ -324,10 +325,8 @@ TEST_P(FaultTest, ALinkThatWaitsForAcknowledgementsLooksLessAndLessOften) {
   options.queue_low = 8 << 10;
   int writables = 0;
   options.on_writable = [&](Link&) { ++writables; };
-  std::unique_ptr<Link> link = Make(std::move(options));
-  link->Start();
-  const Fd peer = AcceptFrom(server);
-  ASSERT_TRUE(RunUntil([&] { return link->state() == LinkState::kUp; }));
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   // Nothing is ever acknowledged, as far as this kernel says.
   kernel_.Inject({.call = KernelCall::kIoctl,
                   .count = internal::kForever,
@@ -566,10 +565,8 @@ TEST_P(FaultTest, SoErrorIsNotAskedForWhileAConnectionLives) {
   LinkOptions options = Options(server.endpoint());
   options.silence_max = 200ms;
   options.ping = "ping";
-  std::unique_ptr<Link> link = Make(std::move(options));
-  link->Start();
-  const Fd peer = AcceptFrom(server);
-  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   const int asked = kernel_.Inject({.call = KernelCall::kGetSockOpt,
                                     .count = internal::kForever,
                                     .level = SOL_SOCKET,
@@ -594,10 +591,8 @@ TEST_P(FaultTest, ASendThatIsNeverTakenIsFoundByTime) {
   LinkOptions options = Options(server.endpoint());
   options.silence_max = 300ms;
   options.ping = "ping";
-  std::unique_ptr<Link> link = Make(std::move(options));
-  link->Start();
-  const Fd peer = AcceptFrom(server);
-  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   const int rule = Fail(kSend, -EAGAIN, internal::kForever);
   EXPECT_EQ(link->Send("stuck").status, SendStatus::kQueued);
   ASSERT_TRUE(RunUntilDowns(1));
@@ -675,10 +670,8 @@ TEST_P(FaultTest, WithoutTheKernelsFiguresALinkWorksAndAllThatWasWrittenIsInDoub
   options.queue_max = 4 << 10;
   options.queue_high = 2 << 10;
   options.queue_low = 1 << 10;
-  std::unique_ptr<Link> link = Make(std::move(options));
-  link->Start();
-  Fd peer = AcceptFrom(server);
-  ASSERT_TRUE(RunUntil([&] { return diary_.ups == 1; }));
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
   std::uint64_t accepted = 0;
   while (link->Send(std::string(100, 'm')).status == SendStatus::kQueued) ++accepted;
   EXPECT_EQ(ReadFrom(peer, 100 * accepted).size(), 100 * accepted);

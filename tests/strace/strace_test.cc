@@ -348,21 +348,22 @@ struct Sweep {
   std::vector<Row> rows;
   int n_max;
 };
-Sweep Choose(bool servers) {
+enum class Side { kClient, kServer };
+Sweep Choose(Side side) {
   const char* const text = std::getenv("HOLDFAST_STRACE");
   const bool whole = text != nullptr && std::string_view(text) == "whole";
   Sweep sweep{{}, whole ? 5 : 1};
   std::set<std::string> taken;
   for (const Row& row : Rows()) {
-    if (IsServers(row) != servers) continue;
+    if (IsServers(row) != (side == Side::kServer)) continue;
     if (whole || taken.insert(row.call).second) sweep.rows.push_back(row);
   }
   return sweep;
 }
 
 template <typename Try>
-void RunSweep(bool servers, Try&& try_one) {
-  const Sweep sweep = Choose(servers);
+void RunSweep(Side side, Try&& try_one) {
+  const Sweep sweep = Choose(side);
   int runs = 0;
   int hits = 0;
   for (const Row& row : sweep.rows) {
@@ -382,7 +383,7 @@ void RunSweep(bool servers, Try&& try_one) {
 TEST_F(StraceClientTest, TheClientComesBackOrClosesAsTheRowSays) {
   const auto server = StartServer();
   loaders_closes_ = LoadersCloses();
-  RunSweep(false, [&](const Row& row, int n) {
+  RunSweep(Side::kClient, [&](const Row& row, int n) {
     while (server->Line(Clock::now())) {  // Lest it stops at a full pipe.
     }
     return Try(row, n);
@@ -391,7 +392,7 @@ TEST_F(StraceClientTest, TheClientComesBackOrClosesAsTheRowSays) {
 }
 
 TEST_F(StraceServerTest, TheServerGoesOnOrEndsAsTheRowSays) {
-  RunSweep(true, [this](const Row& row, int n) { return Try(row, n); });
+  RunSweep(Side::kServer, [this](const Row& row, int n) { return Try(row, n); });
 }
 
 }  // namespace
