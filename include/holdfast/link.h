@@ -40,6 +40,7 @@
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
 #include <holdfast/link_state.h>
+#include <holdfast/message.h>
 #include <holdfast/socket_options.h>
 #include <holdfast/stream.h>
 #include <holdfast/time.h>
@@ -63,18 +64,21 @@ struct TcpSnapshot {
   std::uint64_t unsent_bytes = 0;     // Taken from us by this kernel and never sent.
 };
 
-// What became of the messages of one session. acked + in_doubt + unsent = messages accepted in it,
-// always; in sequence order first the acked ones, then those in doubt, then the unsent.
+// What became of the messages of one session: those that were accepted in it or sent again, but for those
+// that expired. In the order of the wire first the acked ones, then those in doubt, then the unsent.
 struct Account {
-  std::uint64_t first_sequence = 0;  // Of the session's first message, if there was any.
+  // Of the session's first message, or the next to be given; 0 where its numbers are not one row, because
+  // some were sent again, held, or expired.
+  std::uint64_t first_sequence = 0;
   std::uint64_t acked = 0;
   std::uint64_t in_doubt = 0;
   std::uint64_t unsent = 0;
 
   [[nodiscard]] constexpr std::uint64_t total() const noexcept { return acked + in_doubt + unsent; }
-  // nullopt: no message of this session.
+  // nullopt: no message of this session, or first_sequence is 0.
   [[nodiscard]] constexpr std::optional<Fate> FateOf(std::uint64_t sequence) const noexcept {
-    if (sequence < first_sequence || sequence - first_sequence >= total()) return std::nullopt;
+    if (first_sequence == 0 || sequence < first_sequence || sequence - first_sequence >= total())
+      return std::nullopt;
     const std::uint64_t index = sequence - first_sequence;
     if (index < acked) return Fate::kAcked;
     return index < acked + in_doubt ? Fate::kInDoubt : Fate::kUnsent;
@@ -95,6 +99,9 @@ struct Down : Account {
   bool was_up = false;          // The end of a session, not a failed attempt.
   Duration up_for{0};           // How long the session was up.
   TcpSnapshot tcp{};
+  // Those of its messages that were not acked, with their bytes. What is not kept() is handed back here,
+  // once, and forgotten.
+  Messages messages{};
 
   // "receive 192.0.2.7:7000: Connection reset by peer (ECONNRESET), next attempt in 800 ms"
   [[nodiscard]] std::string ToString() const;
@@ -105,6 +112,8 @@ struct Down : Account {
 struct Closed : Account {
   ClosedReason reason = ClosedReason::kUser;
   Error error{};  // The last failure; kCancelled for a clean Close.
+  // What was kept or held for a session that will not be: handed back here.
+  Messages messages{};
 };
 
 struct SendResult {
@@ -113,9 +122,16 @@ struct SendResult {
   std::uint64_t sequence = 0;
 };
 
-// What to do with messages that a lost session leaves behind.
-enum class OnLoss : std::uint8_t {
-  kHandBack,  // on_down tells their fates; nothing is sent again.
+struct SendOptions {
+  // Worthless later: not begun by then, it is never sent, and on_expired hands it back. Counts from
+  // Send, goes on while the link is down; 0 = no limit.
+  Duration ttl{0};
+};
+
+// Who says that a message has arrived.
+enum class AckedBy : std::uint8_t {
+  kPeersKernel,  // TCP. Says nothing of the application; on AF_UNIX there is no such thing.
+  kPeer,         // Its application: Acknowledge(sequence) for each.
 };
 
 // Shared by any number of links. What is wrong in it is said by Create.
@@ -148,12 +164,20 @@ struct LinkOptions {
   Duration ping_interval{0};
 
   // Marks in bytes: writable() is false from high down to low queued; `queue_max` bounds what is queued
-  // *and* not yet acknowledged by the peer's kernel, and the number of such messages, which count 16
-  // bytes each there, even empty ones. 0 < low <= high <= max.
+  // *and* not yet acknowledged by the peer's kernel, and the number of such messages, which count 48
+  // bytes each there, even empty ones; what is kept and held as well. What on_up sends has as much room of
+  // its own. 0 < low <= high <= max.
   std::size_t queue_high = 256 << 10;
   std::size_t queue_low = 64 << 10;
   std::size_t queue_max = 8 << 20;
   OnLoss on_loss = OnLoss::kHandBack;
+  // Until then a message is outstanding: counted against queue_max, handed back or sent again. With kPeer
+  // what on_up sends, and before MarkHealthy, is still the kernel's to acknowledge. kReplayUnacked on an
+  // AF_UNIX endpoint needs kPeer.
+  AckedBy acked_by = AckedBy::kPeersKernel;
+  // Send while there is no session (and before Start) queues for the next one, instead of kNotUp. Sent
+  // behind what on_up sends and what is replayed; with login_timeout after MarkHealthy.
+  bool hold_while_down = false;
 
   // How long Close() without an argument, and a stop token, may take to flush.
   Duration drain = std::chrono::seconds(5);
@@ -168,6 +192,8 @@ struct LinkOptions {
   absl::AnyInvocable<void(Link&, const Closed&) const> on_closed = {};
   // Once for each return of writable() to true.
   absl::AnyInvocable<void(Link&) const> on_writable = {};
+  // A message outlived its ttl and was never sent; the view dies with the call.
+  absl::AnyInvocable<void(Link&, const Message&) const> on_expired = {};
   // The peer has been silent for half of silence_max, or ping_interval has passed: make it talk, with
   // Ping() or Send(). Instead of, or beside, `ping`; also where that was skipped (Ping).
   absl::AnyInvocable<void(Link&) const> on_heartbeat = {};
@@ -188,9 +214,12 @@ struct LinkStats {
   std::uint64_t bytes_sent = 0;  // Taken by this host's kernel, pings included.
   std::uint64_t bytes_received = 0;
   std::uint64_t pings = 0;
-  std::uint64_t acked = 0;  // Messages, over all sessions that ended.
-  std::uint64_t in_doubt = 0;
-  std::uint64_t unsent = 0;
+  // Messages by their end; those of the session that is up once it ends.
+  std::uint64_t acked = 0;
+  std::uint64_t in_doubt = 0;  // Handed back.
+  std::uint64_t unsent = 0;    // Handed back.
+  std::uint64_t expired = 0;
+  std::uint64_t replayed = 0;  // Sent in another session than before; each time counts.
 };
 
 class Link {
@@ -211,16 +240,28 @@ class Link {
   void Start();
 
   // Copies or refuses whole; never blocks, kills the link, drops silently, or calls back. By state:
-  // kUp: kQueued, kFull or kTooLarge, but kNotUp once a write has failed and the loss is about to be
-  // told; kDraining, kClosed: kClosing; else kNotUp. It does not frame; an empty message is one, too, and
-  // gets a sequence number.
-  SendResult Send(std::span<const std::byte> message);
-  SendResult Send(std::string_view message) { return Send(std::as_bytes(std::span(message))); }
+  // kUp: kQueued, kFull or kTooLarge, but as if down once a write has failed and the loss is about to
+  // be told; kDraining, kClosed: kClosing; else kNotUp, or, with hold_while_down, as in kUp. It does not
+  // frame; an empty message is one, too, and gets a sequence number.
+  SendResult Send(std::span<const std::byte> message, const SendOptions& options = {});
+  SendResult Send(std::string_view message, const SendOptions& options = {}) {
+    return Send(std::as_bytes(std::span(message)), options);
+  }
   // Bytes outside the account: no sequence number, never handed back. Skipped (false) unless kUp with
   // nothing queued, so that it never stands between the parts of a message, and with room below
   // queue_max. One skipped in silence is owed: the next is due a sixteenth of silence_max later.
   bool Ping(std::span<const std::byte> bytes);
   bool Ping(std::string_view bytes) { return Ping(std::as_bytes(std::span(bytes))); }
+
+  // The peer's application has this message (AckedBy::kPeer): it is acked, and never sent again. Any
+  // order, any state, also from on_down for a message of its list. False: no such message is outstanding.
+  // O(outstanding messages before it).
+  bool Acknowledge(std::uint64_t sequence);
+  // `done` is called once, when every message that was accepted before has come to its end: true where
+  // all of them are acked, false where one was handed back or has expired. With nothing outstanding in the
+  // next turn. On AF_UNIX: taken by the kernel. kQueued; kFull without memory and kClosing once closed,
+  // when it is not called.
+  SendStatus Flush(absl::AnyInvocable<void(Link&, bool all_acked)> done);
 
   // The session is established (logged in, greeted): backoff, attempts and protocol errors start anew,
   // login_timeout is met. Without it the link counts as healthy after `healthy_after`.
@@ -238,7 +279,7 @@ class Link {
 
   [[nodiscard]] LinkState state() const noexcept;
   [[nodiscard]] bool writable() const noexcept;
-  // Accepted, not yet taken by the kernel.
+  // Accepted, not yet taken by the kernel; what is held or kept included.
   [[nodiscard]] std::size_t queued_bytes() const noexcept;
   [[nodiscard]] SocketAddress local() const noexcept;  // Of the session; empty when not up.
   [[nodiscard]] SocketAddress peer() const noexcept;

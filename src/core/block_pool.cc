@@ -28,6 +28,7 @@ Block* BlockPool::Get() noexcept {
     if (block == nullptr) return nullptr;
   }
   block->next = nullptr;
+  block->users = 0;
   ++in_use_;
   return block;
 }

@@ -16,13 +16,15 @@
 #define HOLDFAST_CORE_BLOCK_POOL_H_
 
 #include <cstddef>
+#include <cstdint>
 
 namespace holdfast::internal {
 
 inline constexpr std::size_t kBlockSize = 4096;
 
 struct Block {
-  Block* next;  // The holder's, or the free list's.
+  Block* next;          // The holder's, or the free list's.
+  std::uint32_t users;  // The holder's: how many still need it.
   alignas(16) std::byte data[kBlockSize];
 };
 
@@ -35,7 +37,7 @@ class BlockPool {
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  // A block with `next` null and data undefined, or nullptr when there is no memory.
+  // A block with `next` null, no users and data undefined, or nullptr when there is no memory.
   [[nodiscard]] Block* Get() noexcept;
   // Takes back what Get gave; its data must not be touched afterwards. Requires: not null.
   void Put(Block* block) noexcept;

@@ -44,6 +44,9 @@ void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& li
   room_ = Room::kYes;
   sticky_ = declared_ = {};
   received_ = 0;
+  queue_.StartSession();
+  send_use_ = SendUse::kWanted;
+  acks_ = Acks::kUnwatched;
   trim_.Reset();
   send_stall_ = receive_stall_ = {};
   poll_interval_ = {};
@@ -61,10 +64,14 @@ void Connection::Refuse() noexcept {
   if (queue_.queued() <= limits_.low) PollSoon();  // Only acknowledgements can make room.
 }
 
-Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
+Connection::Queued Connection::Admit(std::size_t size) const noexcept {
   if (!can_send()) return Queued::kClosed;
-  if (bytes.size() > limits_.max) return Queued::kTooLarge;
-  if (!HasRoom(bytes.size()) || !queue_.Append(bytes)) {
+  if (size > limits_.max) return Queued::kTooLarge;
+  return HasRoom(size) ? Queued::kYes : Queued::kFull;
+}
+
+Connection::Queued Connection::Enqueued(bool taken) noexcept {
+  if (!taken) {
     Refuse();
     return Queued::kFull;
   }
@@ -72,6 +79,43 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
   if (room_ == Room::kYes && queue_.queued() >= limits_.high) room_ = Room::kNo;
   core_.MarkDirty(*this);
   return Queued::kYes;
+}
+
+Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
+  const Queued room = Admit(bytes.size());
+  if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
+  return Enqueued(room == Queued::kYes && queue_.Append(bytes));
+}
+
+Connection::Queued Connection::Send(std::span<const std::byte> bytes,
+                                    const MessageQueue::Label& label) noexcept {
+  const Queued room = Admit(bytes.size());
+  if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
+  return Enqueued(room == Queued::kYes && queue_.AppendMessage(bytes, label));
+}
+
+Connection::Queued Connection::Send(OutsideBytes& bytes,
+                                    const MessageQueue::Label& label) noexcept {
+  const Queued room = Admit(bytes.bytes().size());
+  if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
+  return Enqueued(room == Queued::kYes && queue_.AppendMessage(bytes, label));
+}
+
+void Connection::Join(MessageQueue& backlog) noexcept {
+  if (backlog.messages() == 0) return;
+  queue_.JoinBehind(backlog);
+  static_cast<void>(Enqueued(true));
+}
+
+void Connection::TakeBack() noexcept {
+  if (!in_use() || socket_->send == OpState::kIdle) return;
+  send_use_ = SendUse::kTakenBack;
+  core_.backend().Cancel(*socket_, OpKind::kSend);
+}
+
+void Connection::WatchAcks() noexcept {
+  acks_ = Acks::kWatched;
+  if (in_use()) PollSoon();
 }
 
 void Connection::Pause() noexcept {
@@ -172,8 +216,10 @@ void Connection::OnDeadline(Instant now) noexcept {
     ContinueDrain();
     return;
   }
-  if (room_ != Room::kYes) {
+  if (room_ != Room::kYes || acks_ == Acks::kWatched) {
     Trim();
+    if (queue_.queued() == 0 && queue_.released() == queue_.sent()) acks_ = Acks::kUnwatched;
+    if (acks_ == Acks::kWatched) PollSoon();
     CheckRoom();
   }
 }
@@ -181,12 +227,12 @@ void Connection::OnDeadline(Instant now) noexcept {
 void Connection::Trim() noexcept {
   trim_.Reset();
   if (keep_ != Keep::kUntilAcked) return;
-  if (socket_->domain == AF_UNIX) return owner_.OnAcked(queue_.released());
+  if (socket_->domain == AF_UNIX) return owner_.OnAcked();
   const auto unacked = ReadUnacked(core_.kernel(), socket_->fd);
   if (!unacked.has_value()) return;
   const std::uint64_t boundary = AckedBoundary(queue_.sent(), *unacked, write_ == WriteSide::kShut);
-  if (boundary > queue_.released()) queue_.Release(boundary);
-  owner_.OnAcked(queue_.released());
+  queue_.OnAcked(boundary);
+  owner_.OnAcked();
 }
 
 std::optional<Instant> Connection::LastAck() const noexcept {
@@ -219,10 +265,12 @@ void Connection::Flush() noexcept {
     return;
   }
   iovec parts[kSendPartsMax];
-  const std::size_t count = queue_.Gather(parts);
+  const std::size_t count = queue_.Gather(parts, core_.now());
   if (count == 0) {
-    // An empty message: what stands before it is acknowledged, and it with that.
-    if (queue_.held() == 0) owner_.OnAcked(queue_.released());
+    // An empty message is sent with what stands before it, and acknowledged with that.
+    queue_.OnSent(0);
+    queue_.OnAcked(queue_.released());
+    owner_.OnAcked();
     if (write_ == WriteSide::kClosing) {
       // The write side alone: both would destroy what the peer is still sending (docs/kernel.md). Where
       // the connection has died already no FIN is queued, and none may be counted.
@@ -244,13 +292,14 @@ void Connection::Flush() noexcept {
 }
 
 void Connection::OnSend(Socket&, Result result) noexcept {
+  const SendUse use = std::exchange(send_use_, SendUse::kWanted);
+  queue_.OnSent(static_cast<std::size_t>(std::max(result.value, 0)));
   if (result.value > 0) {
-    queue_.OnSent(static_cast<std::size_t>(result.value));
     trim_.OnWritten(static_cast<std::size_t>(result.value));
     poll_interval_ = {};
     if (keep_ == Keep::kUntilSent || socket_->domain == AF_UNIX) {
-      queue_.Release(queue_.sent());
-      owner_.OnAcked(queue_.sent());
+      queue_.OnAcked(queue_.sent());
+      owner_.OnAcked();
     } else if (trim_.due()) {
       Trim();
     }
@@ -271,6 +320,10 @@ void Connection::OnSend(Socket&, Result result) noexcept {
     return;
   }
   const Error error = result.error();
+  if (error.error_class == ErrorClass::kCancelled && use == SendUse::kTakenBack) {
+    core_.MarkDirty(*this);
+    return;
+  }
   if (error.action == Action::kRetryInPlace) {
     Stalled(send_stall_, error);
     return;
@@ -459,7 +512,8 @@ void Connection::Finish() noexcept {
                   : JudgeDeath(end.facts, sticky_, read_ == ReadSide::kEnded, received_);
   core_.Count(OnceClosed(sticky_, end.facts));
   end.account = ReadAccount(end.facts);
-  end.delivered = (end.facts.tcp ? end.account.acked : queue_.sent()) == queue_.end();
+  const bool all_sent = queue_.queued() == 0;
+  end.delivered = all_sent && (!end.facts.tcp || end.account.acked == queue_.sent());
   end.bytes_sent = queue_.sent();
   end.bytes_received = received_;
   core_.backend().Close(*socket_);
@@ -467,7 +521,7 @@ void Connection::Finish() noexcept {
   socket_.reset();
   if (Flushable::linked()) Flushable::Unlink();
   held_ = {};
-  queue_.Clear();
+  end.fates = queue_.Settle({.acked = end.account.acked, .sent = end.account.sent_boundary});
   phase_ = Phase::kNone;
   drain_deadline_ = poll_at_ = trim_at_ = kNever;
   owner_.OnSettled(end);

@@ -26,8 +26,8 @@
 #include "backend/socket.h"
 #include "base/try_vector.h"
 #include "machine/account.h"
-#include "machine/ledger.h"
-#include "machine/send_queue.h"
+#include "machine/message_queue.h"
+#include "machine/trim_policy.h"
 #include "reactor/reactor_core.h"
 #include "sys/socket_calls.h"
 
@@ -38,6 +38,7 @@ struct SessionEnd {
   // Always failed(). kCancelled: closed by us, or drained in good order.
   Error error{};
   WireAccount account{};
+  MessageQueue::Fates fates{};  // Of its messages; those that are not acked wait in queue().
   DeathFacts facts{};
   bool delivered = false;        // Everything that was accepted is with the peer's kernel.
   std::uint64_t bytes_sent = 0;  // Taken by this kernel.
@@ -55,9 +56,9 @@ class ConnectionOwner {
   // It is lost: nothing more is received or sent. Settle() is due.
   virtual void OnLost() noexcept = 0;
   virtual void OnWritable() noexcept = 0;
-  // Bytes below `boundary` are acknowledged by the peer's kernel (what is kept), or taken by ours. May
-  // run inside MakeRoom, and in the middle of things: nothing may be ended in it.
-  virtual void OnAcked(std::uint64_t boundary) noexcept = 0;
+  // It was looked what the peer's kernel has. May run inside MakeRoom, and in the middle of things:
+  // nothing may be ended in it.
+  virtual void OnAcked() noexcept = 0;
   virtual void OnSettled(const SessionEnd& end) noexcept = 0;
   // next_deadline() is earlier than it was. May run inside Drain, Send and Refuse, and in the middle of
   // things: nothing may be ended in it.
@@ -97,12 +98,22 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Where `size` bytes would not fit: asks the kernel what is acknowledged by now, and lets go of it.
   void MakeRoom(std::size_t size) noexcept;
   [[nodiscard]] bool HasRoom(std::size_t size) const noexcept {
-    return queue_.held() + size <= limits_.max;
+    return queue_.held() + size <= limits_.max && queue_.memory() <= MemoryMax();
   }
   // The owner refused a Send for a limit of its own: OnWritable follows, as after Queued::kFull.
   void Refuse() noexcept;
-  // Copies or refuses whole.
+  // Bytes that belong to no message. Copies or refuses whole.
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
+  // A message: copied, or taken over where it is queued.
+  [[nodiscard]] Queued Send(std::span<const std::byte> bytes,
+                            const MessageQueue::Label& label) noexcept;
+  [[nodiscard]] Queued Send(OutsideBytes& bytes, const MessageQueue::Label& label) noexcept;
+  // Sends what waits in `backlog` next, whatever the limits.
+  void Join(MessageQueue& backlog) noexcept;
+  // Has the bytes back that wait for room in the pipe, since some of them are not wanted any more.
+  void TakeBack() noexcept;
+  // Looks for acknowledgements, though nothing is sent, until all is acknowledged: OnAcked.
+  void WatchAcks() noexcept;
   void Pause() noexcept;
   void Resume() noexcept;
   // Flushes, then shuts the write side.
@@ -125,7 +136,9 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
     return phase_ == Phase::kOpen && write_ == WriteSide::kOpen && !core_.forked();
   }
   [[nodiscard]] std::size_t queued() const noexcept { return queue_.queued(); }
-  [[nodiscard]] std::uint64_t accepted() const noexcept { return queue_.end(); }
+  // The messages of the session; between OnSettled and the next Open, what is left of them.
+  [[nodiscard]] MessageQueue& queue() noexcept { return queue_; }
+  [[nodiscard]] const MessageQueue& queue() const noexcept { return queue_; }
   [[nodiscard]] std::uint64_t written() const noexcept { return queue_.sent(); }
   [[nodiscard]] std::uint64_t received() const noexcept { return received_; }
 
@@ -170,6 +183,16 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
     bool waits = false;      // To be made again, at the next poll.
   };
 
+  // What the send in flight is to us.
+  enum class SendUse : std::uint8_t { kWanted, kTakenBack };
+  enum class Acks : std::uint8_t { kUnwatched, kWatched };
+
+  // For what small messages need besides their bytes, and for what keeps a block.
+  [[nodiscard]] std::size_t MemoryMax() const noexcept {
+    return limits_.max > SIZE_MAX / 4 ? SIZE_MAX : 2 * limits_.max + 4 * kBlockSize;
+  }
+  [[nodiscard]] Queued Admit(std::size_t size) const noexcept;
+  [[nodiscard]] Queued Enqueued(bool taken) noexcept;
   [[nodiscard]] bool in_use() const noexcept {
     return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
   }
@@ -194,7 +217,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   ReactorCore& core_;
   ConnectionOwner& owner_;
   std::unique_ptr<Socket> socket_;
-  SendQueue queue_;
+  MessageQueue queue_;
   TrimPolicy trim_;
   ConnectionLimits limits_;
   const Keep keep_;
@@ -202,6 +225,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   WriteSide write_ = WriteSide::kOpen;
   ReadSide read_ = ReadSide::kOpen;
   Room room_ = Room::kYes;
+  SendUse send_use_ = SendUse::kWanted;
+  Acks acks_ = Acks::kUnwatched;
   Error sticky_{};    // The first telling failure of a call.
   Error declared_{};  // Why we gave it up, if we did.
   std::uint64_t received_ = 0;

@@ -45,6 +45,7 @@ void LinkCore::Do(LinkAction action) {
     case LinkAction::kEstablish:
       login_at_ = kNever;
       liveness_.StartPings(core_.now());
+      OpenGate();
       [[fallthrough]];
     case LinkAction::kCountHealthy:
       healthy_at_ = kNever;
@@ -83,6 +84,7 @@ void LinkCore::Later(Task task) {
 }
 
 void LinkCore::RunDeferred() noexcept {
+  if (!CallFlushed(Delivery::Flushes::kOver)) return;
   switch (std::exchange(task_, Task::kNone)) {
     case Task::kNone:
       break;
@@ -147,7 +149,7 @@ void LinkCore::OpenSession() {
   const int domain = session_->socket->domain;
   session_->up_since = now;
   ++stats_.ups;
-  ledger_.StartSession();
+  delivery_.gate = Delivery::Gate::kShut;
   declared_ = {};
   healthy_at_ = SaturatingAdd(now, options_->healthy_after);
   if (options_->login_timeout > Duration::zero()) {
@@ -163,7 +165,8 @@ void LinkCore::OpenSession() {
       {.high = options_->queue_high, .low = options_->queue_low, .max = options_->queue_max});
   Rearm();
   ReportState();
-  Call(options_->on_up);
+  if (!Call(options_->on_up)) return;
+  if (options_->login_timeout == Duration::zero()) OpenGate();
 }
 
 void LinkCore::OnBytes(std::span<const std::byte> bytes) noexcept {
@@ -184,17 +187,8 @@ void LinkCore::Settle() {
 }
 
 void LinkCore::OnSettled(const SessionEnd& end) noexcept {
-  Ledger::Fates fates = ledger_.Settle(end.account.acked, end.account.sent_boundary);
-  if (!end.facts.tcp && !end.account.exact) {
-    // AF_UNIX knows no acknowledgement: what was let go of when it was written is in doubt.
-    fates.in_doubt += std::exchange(fates.acked, 0);
-  }
-  static_cast<Account&>(session_->account) = {fates.first_sequence, fates.acked, fates.in_doubt,
-                                              fates.unsent};
+  static_cast<Account&>(session_->account) = CloseAccount(end);
   session_->up_for = core_.now() - session_->up_since;
-  stats_.acked += fates.acked;
-  stats_.in_doubt += fates.in_doubt;
-  stats_.unsent += fates.unsent;
   stats_.bytes_sent += end.bytes_sent;
   stats_.bytes_received += end.bytes_received;
   last_tcp_ = {.rtt = std::chrono::microseconds(end.facts.rtt_us),
@@ -225,6 +219,7 @@ Down LinkCore::MakeDown() const {
   down.was_up = true;
   down.up_for = session_->up_for;
   down.tcp = last_tcp_;
+  down.messages = connection_.queue().View(retry_in_ ? options_->on_loss : OnLoss::kHandBack);
   return down;
 }
 
@@ -259,12 +254,16 @@ void LinkCore::Report() {
     endpoint_ = (endpoint_ + 1) % options_->endpoints.size();
   }
   if (down.was_up) ++stats_.downs;
+  CountHandedBack(connection_.queue(), options_->on_loss);
   failure_ = {};
   session_.reset();
   retry_at_ = SaturatingAdd(core_.now(), *retry_in_);
   Rearm();
   ReportState();
-  Call(options_->on_down, down);
+  if (!Call(options_->on_down, down)) return;
+  HandBack(options_->on_loss);
+  OnAcked();
+  Rearm();
 }
 
 void LinkCore::ReportEnd() {
@@ -275,12 +274,15 @@ void LinkCore::ReportEnd() {
   closed.reason = *reason_;
   closed.error = down.error.failed() ? down.error : Error::Cancelled();
   if (down.was_up) ++stats_.downs;
+  CountHandedBack(connection_.queue(), OnLoss::kHandBack);
   failure_ = {};
   session_.reset();
   Rearm();
   ReportState();
   if (down.error.failed() && !Call(options_->on_down, down)) return;
-  Call(options_->on_closed, closed);
+  closed.messages = LastMessages();
+  if (!CallFlushed(Delivery::Flushes::kAll) || !Call(options_->on_closed, closed)) return;
+  if (delivery_.backlog != nullptr) delivery_.backlog->Clear();
 }
 
 void LinkCore::ReportState() {
@@ -292,7 +294,8 @@ void LinkCore::ReportState() {
 
 void LinkCore::Rearm() noexcept {
   if (handle_ == nullptr) return;
-  Instant deadline = std::min({retry_at_, healthy_at_, login_at_, liveness_.next_deadline()});
+  Instant deadline =
+      std::min({retry_at_, healthy_at_, login_at_, liveness_.next_deadline(), next_expiry()});
   if (dialer_.busy()) deadline = std::min(deadline, dialer_.next_deadline());
   if (connection_.busy()) deadline = std::min(deadline, connection_.next_deadline());
   core_.Arm(*this, deadline);
@@ -309,6 +312,7 @@ void LinkCore::OnTimer() noexcept {
   }
   if (now >= healthy_at_) Fire(LinkEvent::kSurvived);
   if (now >= retry_at_) Fire(LinkEvent::kRetryDue);
+  if (now >= next_expiry()) ExpireMessages(now);
   if (now >= liveness_.next_deadline()) OnLivenessDeadline();
   Rearm();
 }

@@ -14,15 +14,6 @@ RetryOptions ToRetryOptions(const LinkOptions& options) {
           .protocol_errors_max = options.protocol_errors_max};
 }
 
-// What Send says where there is no connection to send on.
-constexpr SendStatus kSendStatus[kLinkStateCount] = {
-    SendStatus::kNotUp, SendStatus::kNotUp, SendStatus::kNotUp,   SendStatus::kNotUp,
-    SendStatus::kNotUp, SendStatus::kNotUp, SendStatus::kClosing, SendStatus::kClosing};
-
-// A message counts at least so many bytes against queue_max, so that small ones cannot grow the ledger
-// past its bound.
-constexpr std::size_t kLedgerEntrySize = 16;
-
 }  // namespace
 
 // --- Life.
@@ -53,9 +44,15 @@ LinkCore::LinkCore(ReactorCore& core, std::shared_ptr<const LinkOptions> options
       retry_options_(ToRetryOptions(*options_)),
       policy_(retry_options_),
       liveness_({}),
-      ledger_(core.blocks()),
       dialer_(core, *this),
-      connection_(core, *this, Keep::kUntilAcked) {}
+      connection_(core, *this, Keep::kUntilAcked) {
+  if (options_->acked_by == AckedBy::kPeer) {
+    connection_.queue().SetAckedBy(MessageQueue::AckedBy::kPeer);
+  }
+  if (options_->hold_while_down || options_->on_loss != OnLoss::kHandBack) {
+    delivery_.backlog = std::make_unique<MessageQueue>(core.blocks());
+  }
+}
 
 void LinkCore::Abandon() noexcept {
   handle_ = nullptr;
@@ -110,55 +107,6 @@ void LinkCore::Close(Duration drain, ClosedReason reason) {
     drain_ = drain;
   }
   Fire(LinkEvent::kClose);
-}
-
-SendResult LinkCore::Send(std::span<const std::byte> message) {
-  if (connection_.can_send()) {
-    // Its entry before its bytes: what is taken is accounted for. Room first, because what that lets
-    // go of ends a reservation.
-    connection_.MakeRoom(message.size());
-    if (ledger_.outstanding() >= messages_max() || !ledger_.Reserve()) {
-      connection_.Refuse();
-      return {SendStatus::kFull, 0};
-    }
-  }
-  const std::uint64_t begin = connection_.accepted();
-  switch (connection_.Send(message)) {
-    case Connection::Queued::kFull:
-      return {SendStatus::kFull, 0};
-    case Connection::Queued::kTooLarge:
-      return {SendStatus::kTooLarge, 0};
-    case Connection::Queued::kClosed:
-      return {kSendStatus[static_cast<std::size_t>(state())], 0};
-    case Connection::Queued::kYes:
-      break;
-  }
-  const std::uint64_t sequence = ledger_.next_sequence();
-  HOLDFAST_CHECK(ledger_.Push(begin, connection_.accepted()));
-  ++stats_.messages;
-  return {SendStatus::kQueued, sequence};
-}
-
-bool LinkCore::Ping(std::span<const std::byte> bytes) {
-  if (!connection_.can_send()) return false;
-  connection_.MakeRoom(bytes.size());
-  if (connection_.queued() > 0 || !connection_.HasRoom(bytes.size())) {
-    liveness_.OnPingSkipped(core_.now());  // It is owed.
-    Rearm();
-    return false;
-  }
-  if (connection_.Send(bytes) != Connection::Queued::kYes) return false;
-  ++stats_.pings;
-  return true;
-}
-
-std::size_t LinkCore::messages_max() const noexcept {
-  return std::max<std::size_t>(options_->queue_max / kLedgerEntrySize, 1);
-}
-
-void LinkCore::OnWritable() noexcept {
-  if (ledger_.outstanding() > messages_max() / 2) return connection_.Refuse();  // Not yet.
-  Call(options_->on_writable);
 }
 
 LinkStats LinkCore::stats() const noexcept {

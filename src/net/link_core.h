@@ -4,6 +4,7 @@
 // Liveness (whether the peer lives), Ledger (what became of each message), and the judgements of
 // machine/death and machine/account. What touches the kernel is the Dialer and the Connection. This
 // class routes between them, owns the one timer node, and calls the user back.
+// What becomes of messages beyond their session is in net/link_delivery.cc.
 //
 // It outlives its handle by the time that the kernel still needs: a handle that is destroyed abandons
 // its core, which settles what is in flight and is then buried.
@@ -18,12 +19,13 @@
 #include <utility>
 
 #include <holdfast/link.h>
-#include "machine/ledger.h"
 #include "machine/link_machine.h"
 #include "machine/liveness.h"
+#include "machine/message_queue.h"
 #include "machine/retry_policy.h"
 #include "machine/timer_node.h"
 #include "net/connection.h"
+#include "net/delivery.h"
 #include "net/dialer.h"
 #include "reactor/reactor_core.h"
 
@@ -47,16 +49,16 @@ class LinkCore final : public Mortal,
   void Start() { Fire(LinkEvent::kStart); }
   void RetryNow() { Fire(LinkEvent::kRetryNow); }
   void MarkHealthy() { Fire(LinkEvent::kHealthy); }
+  [[nodiscard]] bool Acknowledge(std::uint64_t sequence) noexcept;
+  [[nodiscard]] SendStatus Flush(absl::AnyInvocable<void(Link&, bool)> done);
   void Drop(const Error& error);
   void Close(Duration drain, ClosedReason reason);
-  [[nodiscard]] SendResult Send(std::span<const std::byte> message);
+  [[nodiscard]] SendResult Send(std::span<const std::byte> message, const SendOptions& options);
   [[nodiscard]] bool Ping(std::span<const std::byte> bytes);
 
   [[nodiscard]] LinkState state() const noexcept { return machine_.state(); }
-  [[nodiscard]] bool writable() const noexcept {
-    return connection_.can_send() && connection_.writable();
-  }
-  [[nodiscard]] std::size_t queued_bytes() const noexcept { return connection_.queued(); }
+  [[nodiscard]] bool writable() const noexcept;
+  [[nodiscard]] std::size_t queued_bytes() const noexcept;
   [[nodiscard]] SocketAddress local() const { return session_ ? session_->local : SocketAddress(); }
   [[nodiscard]] SocketAddress peer() const { return session_ ? session_->peer : SocketAddress(); }
   [[nodiscard]] LinkStats stats() const noexcept;
@@ -75,7 +77,7 @@ class LinkCore final : public Mortal,
   void OnEndOfFile() noexcept override { Fire(LinkEvent::kFailed); }
   void OnLost() noexcept override { Fire(LinkEvent::kFailed); }
   void OnWritable() noexcept override;
-  void OnAcked(std::uint64_t boundary) noexcept override { ledger_.OnAcked(boundary); }
+  void OnAcked() noexcept override;
   void OnSettled(const SessionEnd& end) noexcept override;
   void OnDeadlineChanged() noexcept override { Rearm(); }
   // DialerOwner.
@@ -115,7 +117,24 @@ class LinkCore final : public Mortal,
   void ReportEnd();
   void ReportState();
   void Later(Task task);
+  // Messages (net/link_delivery.cc).
   [[nodiscard]] std::size_t messages_max() const noexcept;
+  [[nodiscard]] SendStatus StatusWithoutSession() const noexcept;
+  [[nodiscard]] bool holds() const noexcept;
+  [[nodiscard]] SendStatus SendInSession(std::span<const std::byte> message,
+                                         MessageQueue::Label label) noexcept;
+  [[nodiscard]] SendStatus Hold(std::span<const std::byte> message,
+                                const MessageQueue::Label& label) noexcept;
+  void OpenGate() noexcept;
+  [[nodiscard]] Instant next_expiry() const noexcept;
+  void ExpireMessages(Instant now);
+  [[nodiscard]] Account CloseAccount(const SessionEnd& end) noexcept;
+  void HandBack(OnLoss rule) noexcept;
+  [[nodiscard]] Messages LastMessages() noexcept;
+  void CountHandedBack(const MessageQueue& queue, OnLoss rule) noexcept;
+  void NoteLost(std::uint64_t sequence) noexcept;
+  [[nodiscard]] bool IsOutstanding(std::uint64_t through) const noexcept;
+  [[nodiscard]] bool CallFlushed(Delivery::Flushes which);
   [[nodiscard]] Down MakeDown() const;
   [[nodiscard]] Verdict AskUser(const Down& down, std::uint64_t random) const;
   void OnTimer() noexcept;
@@ -145,9 +164,9 @@ class LinkCore final : public Mortal,
   const RetryOptions retry_options_;
   RetryPolicy policy_;
   Liveness liveness_;
-  Ledger ledger_;
   Dialer dialer_;
   Connection connection_;
+  Delivery delivery_;
   std::unique_ptr<Session> session_;
   std::size_t endpoint_ = 0;  // Index of the current attempt's endpoint.
   Error failure_{};           // Of the attempt or session that ended; failed() = on_down is owed.

@@ -54,8 +54,14 @@ Link::~Link() {
   if (core_ != nullptr) core_->Abandon();
 }
 void Link::Start() { core_->Start(); }
-SendResult Link::Send(std::span<const std::byte> message) { return core_->Send(message); }
+SendResult Link::Send(std::span<const std::byte> message, const SendOptions& options) {
+  return core_->Send(message, options);
+}
 bool Link::Ping(std::span<const std::byte> bytes) { return core_->Ping(bytes); }
+bool Link::Acknowledge(std::uint64_t sequence) { return core_->Acknowledge(sequence); }
+SendStatus Link::Flush(absl::AnyInvocable<void(Link&, bool all_acked)> done) {
+  return core_->Flush(std::move(done));
+}
 void Link::MarkHealthy() { core_->MarkHealthy(); }
 void Link::RetryNow() { core_->RetryNow(); }
 void Link::Drop(const Error& error) { core_->Drop(error); }

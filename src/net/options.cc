@@ -63,6 +63,12 @@ absl::Status CheckEndpoint(std::string_view field, const std::string& text, bool
   return absl::OkStatus();
 }
 
+bool IsUnix(const std::string& text) {
+  const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(text);
+  return endpoint.ok() && endpoint->literal().has_value() &&
+         endpoint->literal()->family() == AF_UNIX;
+}
+
 }  // namespace
 
 std::string FormatDuration(Duration duration) {
@@ -89,6 +95,10 @@ absl::Status ValidateLinkOptions(const LinkOptions& options) {
   for (std::size_t i = 0; i < options.endpoints.size(); ++i) {
     checker.Require(CheckEndpoint("LinkOptions.endpoints[" + std::to_string(i) + "]",
                                   options.endpoints[i], /*port_zero=*/false));
+    const bool needs_acks =
+        options.on_loss == OnLoss::kReplayUnacked && options.acked_by == AckedBy::kPeersKernel;
+    checker.Require(!needs_acks || !IsUnix(options.endpoints[i]), "on_loss", "kReplayUnacked",
+                    "on an AF_UNIX endpoint it needs acked_by = kPeer");
   }
   const BackoffOptions& backoff = options.backoff;
   const std::uint32_t multiplier = backoff.multiplier.in_1024ths();
@@ -116,6 +126,10 @@ absl::Status ValidateLinkOptions(const LinkOptions& options) {
                "needs ping or on_heartbeat")
       .Require(options.ping_interval == 0ns || silence == 0ns || options.ping_interval <= silence,
                "ping_interval", options.ping_interval, "not longer than silence_max")
+      .Require(options.on_loss <= OnLoss::kReplayUnacked, "on_loss",
+               static_cast<std::uint64_t>(options.on_loss), "no such policy")
+      .Require(options.acked_by <= AckedBy::kPeer, "acked_by",
+               static_cast<std::uint64_t>(options.acked_by), "nobody")
       .Require(options.drain >= 0ns, "drain", options.drain, "not negative")
       .Require(options.ping.size() <= options.queue_max, "ping",
                std::to_string(options.ping.size()) + " bytes", "not longer than queue_max");

@@ -46,7 +46,7 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
   void OnEndOfFile() noexcept override;
   void OnLost() noexcept override { connection_.Settle({}); }
   void OnWritable() noexcept override { Call(options_->on_writable); }
-  void OnAcked(std::uint64_t) noexcept override {}
+  void OnAcked() noexcept override {}
   void OnSettled(const SessionEnd& end) noexcept override;
   void OnDeadlineChanged() noexcept override { Rearm(); }
 
