@@ -247,6 +247,18 @@ class Link {
   SendResult Send(std::string_view message, const SendOptions& options = {}) {
     return Send(std::as_bytes(std::span(message)), options);
   }
+  // Not copied from 1 KiB on: moved in, and freed once the message has come to its end. What is refused
+  // stays in `message`.
+  SendResult Send(std::string&& message, const SendOptions& options = {});
+  SendResult Send(std::vector<std::byte>&& message, const SendOptions& options = {});
+  SendResult Send(const char* message, const SendOptions& options = {}) {
+    return Send(std::string_view(message), options);
+  }
+  // Never copied: they stay as they are until `release` is called, from the loop, once for each such Send
+  // that answered kQueued: when the message is acked, handed back (after the callback), expired or
+  // abandoned. Also after the link is gone, at the latest in the reactor's destructor.
+  SendResult SendBorrowed(std::span<const std::byte> message, absl::AnyInvocable<void()> release,
+                          const SendOptions& options = {});
   // Bytes outside the account: no sequence number, never handed back. Skipped (false) unless kUp with
   // nothing queued, so that it never stands between the parts of a message, and with room below
   // queue_max. One skipped in silence is owed: the next is due a sixteenth of silence_max later.

@@ -1,6 +1,6 @@
 // Memory for bytes that wait: blocks of 4,096, taken from and given back to a free list.
 //
-// A reactor owns one pool. Send queues and ledgers hold blocks only while something waits, so an idle
+// A reactor owns one pool. Message queues hold blocks only while something waits, so an idle
 // link holds none, and in steady state a message costs no call of the heap: its block comes from the
 // list and returns there. Blocks are singly linked by whoever has them; a list needs no node of its own.
 //

@@ -6,7 +6,7 @@
 // estimates: where a figure is missing or contradicts another, the boundaries move apart and more is in
 // doubt, never less. A message that is said to be unsent may be sent again without arriving twice.
 //
-// W is the count of bytes that the kernel took (SendQueue::sent()). Our FIN, once the write side was
+// W is the count of bytes that the kernel took (MessageQueue::sent()). Our FIN, once the write side was
 // shut, stands behind them as one more byte in every figure. Pure functions, total, any thread.
 #ifndef HOLDFAST_MACHINE_ACCOUNT_H_
 #define HOLDFAST_MACHINE_ACCOUNT_H_

@@ -136,12 +136,16 @@ MessageQueue::Room MessageQueue::FindRoom(std::size_t size) noexcept {
        space += kBlockSize) {
     *link = GetBlock();
     if (*link == nullptr) {
-      for (Block* block = room.fresh; block != nullptr;) Put(std::exchange(block, block->next));
+      ReturnRoom(room);
       return {};
     }
     link = &(*link)->next;
   }
   return room;
+}
+
+void MessageQueue::ReturnRoom(const Room& room) noexcept {
+  for (Block* block = room.fresh; block != nullptr;) Put(std::exchange(block, block->next));
 }
 
 // Behind the last byte that was copied in, and that of `item` where it has some.
@@ -240,7 +244,7 @@ bool MessageQueue::Append(std::span<const std::byte> bytes) noexcept {
   Item* item = Growing();
   if (item == nullptr) item = NewItem();
   if (item == nullptr) {
-    for (Block* block = room.fresh; block != nullptr;) Put(std::exchange(block, block->next));
+    ReturnRoom(room);
     return false;
   }
   CopyIn(bytes, room, *item);
@@ -249,25 +253,21 @@ bool MessageQueue::Append(std::span<const std::byte> bytes) noexcept {
   return true;
 }
 
-bool MessageQueue::AppendMessage(std::span<const std::byte> bytes, const Label& label) noexcept {
-  const Room room = FindRoom(bytes.size());
+bool MessageQueue::AppendMessage(const Payload& payload, const Label& label) noexcept {
+  const Room room = FindRoom(payload.outside == nullptr ? payload.bytes.size() : 0);
   if (!room.ok) return false;
   Item* const item = NewItem();
   if (item == nullptr) {
-    for (Block* block = room.fresh; block != nullptr;) Put(std::exchange(block, block->next));
+    ReturnRoom(room);
     return false;
   }
-  CopyIn(bytes, room, *item);
-  Count(*item, label);
-  return true;
-}
-
-bool MessageQueue::AppendMessage(OutsideBytes& bytes, const Label& label) noexcept {
-  Item* const item = NewItem();
-  if (item == nullptr) return false;
-  item->is_outside = true;
-  item->outside = &bytes;
-  item->size = bytes.bytes().size();
+  if (payload.outside == nullptr) {
+    CopyIn(payload.bytes, room, *item);
+  } else {
+    item->is_outside = true;
+    item->outside = payload.outside;
+    item->size = payload.bytes.size();
+  }
   Count(*item, label);
   return true;
 }

@@ -56,6 +56,12 @@ class OutsideBytes {
   std::span<const std::byte> bytes_;
 };
 
+// The bytes of a message, to be copied, or to be taken over where they are.
+struct Payload {
+  std::span<const std::byte> bytes;
+  OutsideBytes* outside = nullptr;  // Null: to be copied. Else `bytes` are its own.
+};
+
 class MessageQueue {
  public:
   // Who has to acknowledge a message before it is forgotten.
@@ -122,12 +128,10 @@ class MessageQueue {
   void SetAckedBy(AckedBy who) noexcept { acked_by_ = who; }
 
   // Copies bytes that belong to no message, whole or not at all: false when there is no memory, and
-  // nothing has changed. Allowed, as the next two, while gathered bytes are in the kernel's hands.
+  // nothing has changed. Allowed, as the next, while gathered bytes are in the kernel's hands.
   [[nodiscard]] bool Append(std::span<const std::byte> bytes) noexcept;
-  // Copies a message. An empty one is one, too.
-  [[nodiscard]] bool AppendMessage(std::span<const std::byte> bytes, const Label& label) noexcept;
-  // Takes a message's bytes over, but for false.
-  [[nodiscard]] bool AppendMessage(OutsideBytes& bytes, const Label& label) noexcept;
+  // A message; an empty one is one, too. What is outside is taken over, but for false.
+  [[nodiscard]] bool AppendMessage(const Payload& payload, const Label& label) noexcept;
 
   // Fills `out` with queued bytes, as far as it reaches; returns how many parts. No part is empty.
   // What is due by `now` and not yet begun is passed over, and expires. They stay valid until OnSent.
@@ -302,6 +306,7 @@ class MessageQueue {
     Block* fresh = nullptr;  // What the last block has no room for.
   };
   [[nodiscard]] Room FindRoom(std::size_t size) noexcept;
+  void ReturnRoom(const Room& room) noexcept;
   void CopyIn(std::span<const std::byte> bytes, Room room, Item& item) noexcept;
   [[nodiscard]] Item* NewItem() noexcept;
   void Count(Item& item, const Label& label) noexcept;

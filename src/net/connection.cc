@@ -87,18 +87,11 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
   return Enqueued(room == Queued::kYes && queue_.Append(bytes));
 }
 
-Connection::Queued Connection::Send(std::span<const std::byte> bytes,
+Connection::Queued Connection::Send(const Payload& payload,
                                     const MessageQueue::Label& label) noexcept {
-  const Queued room = Admit(bytes.size());
+  const Queued room = Admit(payload.bytes.size());
   if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
-  return Enqueued(room == Queued::kYes && queue_.AppendMessage(bytes, label));
-}
-
-Connection::Queued Connection::Send(OutsideBytes& bytes,
-                                    const MessageQueue::Label& label) noexcept {
-  const Queued room = Admit(bytes.bytes().size());
-  if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
-  return Enqueued(room == Queued::kYes && queue_.AppendMessage(bytes, label));
+  return Enqueued(room == Queued::kYes && queue_.AppendMessage(payload, label));
 }
 
 void Connection::Join(MessageQueue& backlog) noexcept {
@@ -294,6 +287,7 @@ void Connection::Flush() noexcept {
 void Connection::OnSend(Socket&, Result result) noexcept {
   const SendUse use = std::exchange(send_use_, SendUse::kWanted);
   queue_.OnSent(static_cast<std::size_t>(std::max(result.value, 0)));
+  if (use == SendUse::kTakenBack) owner_.OnDeadlineChanged();  // What was wanted back is due.
   if (result.value > 0) {
     trim_.OnWritten(static_cast<std::size_t>(result.value));
     poll_interval_ = {};

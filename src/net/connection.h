@@ -12,7 +12,7 @@
 //       +----------------------+-------+-------- Settle ---> kSettling --- idle ---> kNone: OnSettled
 //
 // It owns no timer: it names its next deadline. Wire offsets count bytes of the session from 0, here and
-// in the queue and the ledger, above any byte transform that may come below.
+// in the queue, above any byte transform that may come below.
 #ifndef HOLDFAST_NET_CONNECTION_H_
 #define HOLDFAST_NET_CONNECTION_H_
 
@@ -105,9 +105,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Bytes that belong to no message. Copies or refuses whole.
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
   // A message: copied, or taken over where it is queued.
-  [[nodiscard]] Queued Send(std::span<const std::byte> bytes,
-                            const MessageQueue::Label& label) noexcept;
-  [[nodiscard]] Queued Send(OutsideBytes& bytes, const MessageQueue::Label& label) noexcept;
+  [[nodiscard]] Queued Send(const Payload& payload, const MessageQueue::Label& label) noexcept;
   // Sends what waits in `backlog` next, whatever the limits.
   void Join(MessageQueue& backlog) noexcept;
   // Has the bytes back that wait for room in the pipe, since some of them are not wanted any more.

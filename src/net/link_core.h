@@ -1,7 +1,7 @@
 // The link behind the public class: events in, a table row, actions out.
 //
 // What decides is elsewhere and pure: LinkMachine (where to go), RetryPolicy (whether and when to dial),
-// Liveness (whether the peer lives), Ledger (what became of each message), and the judgements of
+// Liveness (whether the peer lives), MessageQueue (what became of each message), and the judgements of
 // machine/death and machine/account. What touches the kernel is the Dialer and the Connection. This
 // class routes between them, owns the one timer node, and calls the user back.
 // What becomes of messages beyond their session is in net/link_delivery.cc.
@@ -53,7 +53,7 @@ class LinkCore final : public Mortal,
   [[nodiscard]] SendStatus Flush(absl::AnyInvocable<void(Link&, bool)> done);
   void Drop(const Error& error);
   void Close(Duration drain, ClosedReason reason);
-  [[nodiscard]] SendResult Send(std::span<const std::byte> message, const SendOptions& options);
+  [[nodiscard]] SendResult Send(const Payload& payload, const SendOptions& options);
   [[nodiscard]] bool Ping(std::span<const std::byte> bytes);
 
   [[nodiscard]] LinkState state() const noexcept { return machine_.state(); }
@@ -121,10 +121,9 @@ class LinkCore final : public Mortal,
   [[nodiscard]] std::size_t messages_max() const noexcept;
   [[nodiscard]] SendStatus StatusWithoutSession() const noexcept;
   [[nodiscard]] bool holds() const noexcept;
-  [[nodiscard]] SendStatus SendInSession(std::span<const std::byte> message,
+  [[nodiscard]] SendStatus SendInSession(const Payload& payload,
                                          MessageQueue::Label label) noexcept;
-  [[nodiscard]] SendStatus Hold(std::span<const std::byte> message,
-                                const MessageQueue::Label& label) noexcept;
+  [[nodiscard]] SendStatus Hold(const Payload& payload, const MessageQueue::Label& label) noexcept;
   void OpenGate() noexcept;
   [[nodiscard]] Instant next_expiry() const noexcept;
   void ExpireMessages(Instant now);

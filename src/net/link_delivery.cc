@@ -40,10 +40,10 @@ std::size_t LinkCore::messages_max() const noexcept {
 
 // --- Sending.
 
-SendResult LinkCore::Send(std::span<const std::byte> message, const SendOptions& options) {
+SendResult LinkCore::Send(const Payload& payload, const SendOptions& options) {
   MessageQueue::Label label{.sequence = delivery_.next_sequence};
   if (options.ttl > Duration::zero()) label.deadline = SaturatingAdd(core_.now(), options.ttl);
-  const SendStatus status = holds() ? Hold(message, label) : SendInSession(message, label);
+  const SendStatus status = holds() ? Hold(payload, label) : SendInSession(payload, label);
   if (status != SendStatus::kQueued) return {status, 0};
   ++delivery_.next_sequence;
   ++stats_.messages;
@@ -51,16 +51,15 @@ SendResult LinkCore::Send(std::span<const std::byte> message, const SendOptions&
   return {status, label.sequence};
 }
 
-SendStatus LinkCore::SendInSession(std::span<const std::byte> message,
-                                   MessageQueue::Label label) noexcept {
+SendStatus LinkCore::SendInSession(const Payload& payload, MessageQueue::Label label) noexcept {
   if (!connection_.can_send()) return StatusWithoutSession();
   if (delivery_.gate == Delivery::Gate::kShut) label.scope = MessageQueue::Scope::kSession;
-  connection_.MakeRoom(message.size());
+  connection_.MakeRoom(payload.bytes.size());
   if (connection_.queue().messages() >= messages_max()) {
     connection_.Refuse();
     return SendStatus::kFull;
   }
-  switch (connection_.Send(message, label)) {
+  switch (connection_.Send(payload, label)) {
     case Connection::Queued::kYes:
       return SendStatus::kQueued;
     case Connection::Queued::kFull:
@@ -73,15 +72,14 @@ SendStatus LinkCore::SendInSession(std::span<const std::byte> message,
   return StatusWithoutSession();
 }
 
-SendStatus LinkCore::Hold(std::span<const std::byte> message,
-                          const MessageQueue::Label& label) noexcept {
+SendStatus LinkCore::Hold(const Payload& payload, const MessageQueue::Label& label) noexcept {
   MessageQueue& backlog = *delivery_.backlog;
-  if (message.size() > options_->queue_max) return SendStatus::kTooLarge;
+  if (payload.bytes.size() > options_->queue_max) return SendStatus::kTooLarge;
   // What a session that is ending may leave has its place already.
   const std::size_t held = backlog.held() + connection_.queue().held();
   const std::size_t messages = backlog.messages() + connection_.queue().messages();
-  if (held + message.size() > options_->queue_max || messages >= messages_max() ||
-      !backlog.AppendMessage(message, label)) {
+  if (held + payload.bytes.size() > options_->queue_max || messages >= messages_max() ||
+      !backlog.AppendMessage(payload, label)) {
     delivery_.room = Delivery::Backlog::kRefused;
     return SendStatus::kFull;
   }

@@ -1,10 +1,12 @@
 // The public side of a link: it forwards; and the texts of what it tells.
+#include <new>
 #include <utility>
 
 #include <holdfast/link.h>
 #include "core/out_of_memory.h"
 #include "net/link_core.h"
 #include "net/options.h"
+#include "net/outside.h"
 
 namespace holdfast {
 namespace {
@@ -15,6 +17,25 @@ std::string FormatWait(Duration wait) {
   if (ms < 10'000) return std::to_string(ms) + " ms";
   const std::int64_t tenths = (ms + 50) / 100;
   return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " s";
+}
+
+// What is smaller is copied: then many of them are one part of a send.
+constexpr std::size_t kMoveMin = 1024;
+
+template <class Container>
+SendResult SendMoved(internal::LinkCore& core, Container&& message, const SendOptions& options) {
+  if (message.size() < kMoveMin) {
+    return core.Send({std::as_bytes(std::span(message.data(), message.size()))}, options);
+  }
+  using Owned = internal::OwnedBytes<std::remove_cvref_t<Container>>;
+  auto* const owned = new (std::nothrow) Owned(std::move(message));
+  if (owned == nullptr) return {SendStatus::kFull, 0};
+  const SendResult result = core.Send({owned->bytes(), owned}, options);
+  if (result.status != SendStatus::kQueued) {
+    message = owned->GiveBack();
+    owned->Release();
+  }
+  return result;
 }
 
 }  // namespace
@@ -55,7 +76,22 @@ Link::~Link() {
 }
 void Link::Start() { core_->Start(); }
 SendResult Link::Send(std::span<const std::byte> message, const SendOptions& options) {
-  return core_->Send(message, options);
+  return core_->Send({message}, options);
+}
+SendResult Link::Send(std::string&& message, const SendOptions& options) {
+  return SendMoved(*core_, std::move(message), options);
+}
+SendResult Link::Send(std::vector<std::byte>&& message, const SendOptions& options) {
+  return SendMoved(*core_, std::move(message), options);
+}
+SendResult Link::SendBorrowed(std::span<const std::byte> message,
+                              absl::AnyInvocable<void()> release, const SendOptions& options) {
+  auto* const borrowed =
+      new (std::nothrow) internal::BorrowedBytes(core_->reactor(), message, std::move(release));
+  if (borrowed == nullptr) return {SendStatus::kFull, 0};
+  const SendResult result = core_->Send({message, borrowed}, options);
+  if (result.status != SendStatus::kQueued) delete borrowed;
+  return result;
 }
 bool Link::Ping(std::span<const std::byte> bytes) { return core_->Ping(bytes); }
 bool Link::Acknowledge(std::uint64_t sequence) { return core_->Acknowledge(sequence); }

@@ -146,6 +146,7 @@ ReactorCore::~ReactorCore() {
   HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
   AwaitLastCompletions();
   BuryAll();
+  while (!deferred_.empty()) RunDeferred();  // What the buried have lent is given back.
   if (backend_ != nullptr && watch_fd_ >= 0 && !forked()) {
     backend_->SetWatch(-1, nullptr, nullptr);
   }
@@ -156,7 +157,7 @@ ReactorCore::~ReactorCore() {
 }
 
 // What was aborted with its handle still waits for its last completion, which always comes: a cancelled
-// operation completes. No user code runs here.
+// operation completes. No user code runs here but what takes lent bytes back (Link::SendBorrowed).
 void ReactorCore::AwaitLastCompletions() noexcept {
   // Destroyed by another thread than ran it, io_uring lets us neither cancel nor reap: then it is told
   // so, and the end of the ring ends what is in flight. In a forked child nothing is ours to cancel.

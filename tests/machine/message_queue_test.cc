@@ -71,11 +71,11 @@ class MessageQueueTest : public testing::Test {
     EXPECT_EQ(pool.in_use(), 0u);
   }
   void Push(std::string_view text, Instant deadline = kNever) {
-    ASSERT_TRUE(queue.AppendMessage(Bytes(text), {.sequence = next++, .deadline = deadline}));
+    ASSERT_TRUE(queue.AppendMessage({Bytes(text)}, {.sequence = next++, .deadline = deadline}));
     queue.CheckInvariants();
   }
   void PushOfSession(std::string_view text) {
-    ASSERT_TRUE(queue.AppendMessage(Bytes(text), {.sequence = next++, .scope = Scope::kSession}));
+    ASSERT_TRUE(queue.AppendMessage({Bytes(text)}, {.sequence = next++, .scope = Scope::kSession}));
   }
   // Messages of ten bytes.
   void PushTens(int count) {
@@ -147,7 +147,7 @@ TEST_F(MessageQueueTest, BytesInTheKernelsHandsStayWhereTheyAre) {
 TEST_F(MessageQueueTest, BytesOutsideAreAPartOfTheSendAndReleasedOnce) {
   Outside outside("outside");
   Push("before ");
-  ASSERT_TRUE(queue.AppendMessage(outside, {.sequence = next++}));
+  ASSERT_TRUE(queue.AppendMessage({outside.bytes(), &outside}, {.sequence = next++}));
   Push(" behind");
   const std::vector<iovec> parts = GatherParts(queue);
   EXPECT_EQ(Text(parts), "before outside behind");
@@ -297,7 +297,7 @@ TEST_F(MessageQueueTest, WhatIsLeftGoesOutBehindWhatTheNextSessionBeginsWith) {
       [](const auto& message) { return !MessageQueue::IsKept(message, OnLoss::kReplayUnsent); });
   MessageQueue backlog(pool);
   backlog.JoinBefore(queue);
-  ASSERT_TRUE(backlog.AppendMessage(Bytes("held"), {.sequence = next++}));
+  ASSERT_TRUE(backlog.AppendMessage({Bytes("held")}, {.sequence = next++}));
   backlog.CheckInvariants();
   EXPECT_EQ(Left(backlog), "4:unsent 5:acked");  // Never in a session: not yet judged.
 
@@ -337,13 +337,13 @@ TEST_F(MessageQueueTest, WhatASessionBeginsWithIsKeptByNoRule) {
 TEST_F(MessageQueueTest, JoinedBeforeComesFirst) {
   PushTens(1);
   MessageQueue later(pool);
-  ASSERT_TRUE(later.AppendMessage(Bytes("later"), {.sequence = next++}));
+  ASSERT_TRUE(later.AppendMessage({Bytes("later")}, {.sequence = next++}));
   later.JoinBefore(queue);
   later.CheckInvariants();
   EXPECT_EQ(queue.memory(), 0u);
   EXPECT_EQ(Text(GatherParts(later)), "0123456789later");
   later.OnSent(0);
-  ASSERT_TRUE(later.AppendMessage(Bytes("!"), {.sequence = next++}));
+  ASSERT_TRUE(later.AppendMessage({Bytes("!")}, {.sequence = next++}));
   EXPECT_EQ(Text(GatherParts(later)), "0123456789later!");
 }
 
@@ -406,17 +406,17 @@ TEST_F(MessageQueueTest, TheTellingMayAppendAndAcknowledge) {
 TEST(MessageQueueMemoryTest, OutOfMemoryRefusesWholeAndChangesNothing) {
   BlockPool pool(0);  // Keeps no block, so that every one is asked of the heap.
   MessageQueue queue(pool);
-  ASSERT_TRUE(queue.AppendMessage(Bytes("first"), {.sequence = 1}));
+  ASSERT_TRUE(queue.AppendMessage({Bytes("first")}, {.sequence = 1}));
   const std::string large(5 * 4096, 'x');
   for (std::size_t blocks = 0; blocks < 5; ++blocks) {
     const FailingNew no_memory(blocks);
-    EXPECT_FALSE(queue.AppendMessage(Bytes(large), {.sequence = 2})) << blocks;
+    EXPECT_FALSE(queue.AppendMessage({Bytes(large)}, {.sequence = 2})) << blocks;
     queue.CheckInvariants();
     EXPECT_EQ(pool.in_use(), 2u);
     EXPECT_EQ(queue.queued(), 5u);
   }
   const FailingNew just_enough(5);
-  EXPECT_TRUE(queue.AppendMessage(Bytes(large), {.sequence = 2}));
+  EXPECT_TRUE(queue.AppendMessage({Bytes(large)}, {.sequence = 2}));
 }
 
 TEST_F(MessageQueueTest, ABlockGoesWithTheLastMessageThatNeedsIt) {
@@ -434,8 +434,8 @@ TEST_F(MessageQueueTest, DestructionReturnsEveryBlockAndReleasesWhatIsOutside) {
   Outside outside("x");
   {
     MessageQueue other(pool);
-    ASSERT_TRUE(other.AppendMessage(Bytes(std::string(10'000, 'x')), {.sequence = 1}));
-    ASSERT_TRUE(other.AppendMessage(outside, {.sequence = 2}));
+    ASSERT_TRUE(other.AppendMessage({Bytes(std::string(10'000, 'x'))}, {.sequence = 1}));
+    ASSERT_TRUE(other.AppendMessage({outside.bytes(), &outside}, {.sequence = 2}));
   }
   EXPECT_EQ(outside.released, 1);
   EXPECT_EQ(pool.in_use(), 0u);
@@ -444,7 +444,7 @@ TEST_F(MessageQueueTest, DestructionReturnsEveryBlockAndReleasesWhatIsOutside) {
 TEST(MessageQueueDeathTest, NothingIsSentThatIsNotQueuedNorAckedThatIsNotSent) {
   BlockPool pool;
   MessageQueue queue(pool);
-  ASSERT_TRUE(queue.AppendMessage(Bytes("12345"), {.sequence = 1}));
+  ASSERT_TRUE(queue.AppendMessage({Bytes("12345")}, {.sequence = 1}));
   EXPECT_DEATH(queue.OnSent(6), "bytes <= queued");
   EXPECT_DEATH(queue.OnAcked(1), "boundary <= sent_");
 }
@@ -532,9 +532,9 @@ class Model {
         entry.sequence, entry.of_session ? Scope::kSession : Scope::kLink, entry.deadline};
     if (random_.Below(5) == 0) {
       Outside& outside = outside_.try_emplace(entry.sequence, entry.text).first->second;
-      ASSERT_TRUE(queue.AppendMessage(outside, label));
+      ASSERT_TRUE(queue.AppendMessage({outside.bytes(), &outside}, label));
     } else {
-      ASSERT_TRUE(queue.AppendMessage(Bytes(entry.text), label));
+      ASSERT_TRUE(queue.AppendMessage({Bytes(entry.text)}, label));
     }
     list.push_back(std::move(entry));
   }

@@ -299,7 +299,7 @@ TEST_P(AllocationTest, AQueueThatCannotGrowSaysFullAndDrains) {
   RawServer server;
   const auto options = Options({server.endpoint()});
   SweepLink(server, options, [&](Scene& scene, Link& link, EchoPeer& peer) {
-    EXPECT_TRUE(Echoes(scene, link, peer, 600));  // Several blocks of bytes and of the ledger.
+    EXPECT_TRUE(Echoes(scene, link, peer, 600));  // Several blocks of bytes and of items.
     EXPECT_TRUE(Closes(scene, link, 0ms));
   });
 }

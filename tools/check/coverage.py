@@ -23,7 +23,7 @@ PARTS = {
     'retry policy': ['src/machine/retry_policy.cc', 'src/machine/backoff.cc'],
     'wheel': ['src/machine/timer_wheel.cc', 'src/machine/timer_wheel.h'],
     'liveness': ['src/machine/liveness.cc', 'src/machine/liveness.h'],
-    'ledger and account': ['src/machine/ledger.cc', 'src/machine/ledger.h', 'src/machine/account.cc'],
+    'messages and account': ['src/machine/message_queue.cc', 'src/machine/message_queue.h', 'src/machine/account.cc'],
     'close path': ['src/net/connection.cc', 'src/net/connection.h'],
 }
 # What the compiler counts as a branch and is none: a switch that has a case for everything, a loop without
