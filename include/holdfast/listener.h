@@ -53,7 +53,8 @@ struct ListenerOptions {
   absl::AnyInvocable<void(Listener&, std::unique_ptr<Stream>) const> on_accept = {};
   // The listener ended for good (action kStop): nothing more comes but, after Close, on_closed. Or it
   // rests (any other action: kPause for a shortage, kBackOff for what nobody has seen before); once for
-  // each rest.
+  // each rest. Or there was no memory for a connection, which is closed (kPause), and it goes on. A rest
+  // because connections stay forbidden (EPERM) is not told, but counted in stats().pauses.
   absl::AnyInvocable<void(Listener&, const Error&) const> on_error = {};
   // After Close, last.
   absl::AnyInvocable<void(Listener&) const> on_closed = {};

@@ -21,7 +21,8 @@
 // back any more. Destroying them there frees their memory (but for that of a name look-up which was
 // under way) and closes the child's copies of their descriptors, and touches nothing else; until it does,
 // or ends, or calls exec, a connection that the parent closes may stay open for its peer. A child that
-// needs a reactor makes one of its own.
+// needs a reactor makes one of its own. A callback may fork; the child that returns from it is told so by
+// the Run that it came from, and nothing else of that turn happens in it.
 //
 // No callback may throw. The library never prints: what it did and why is in backend_reason(), stats()
 // and history().

@@ -233,7 +233,7 @@ class EpollBackend final : public Backend {
       watch_callback_(watch_context_);
     }
     ready_.BeginTurn();
-    while (budget > 0) {
+    while (budget > 0 && !fork_.forked()) {
       Socket* const socket = ready_.Next();
       if (socket == nullptr) break;
       Deliver(*socket, budget);
@@ -376,7 +376,7 @@ class EpollBackend final : public Backend {
         socket.accept = OpState::kIdle;
       }
       socket.events->OnAccept(socket, result);
-      if (!result.ok() || !IsReadable(socket)) return false;
+      if (!result.ok() || !IsReadable(socket) || fork_.forked()) return false;
     }
     return true;
   }
@@ -406,7 +406,8 @@ class EpollBackend final : public Backend {
       const bool drained = static_cast<std::size_t>(size) < buffer.size();
       if (drained && (socket.ready_events & kEnd) == 0) socket.ready_events &= ~kReadable;
       socket.events->OnReceive(socket, result, buffer.data());
-      if (!IsReadable(socket)) return false;  // Drained, or cancelled by the callback.
+      // Drained, or cancelled by the callback; or the callback is in a child of its own making.
+      if (!IsReadable(socket) || fork_.forked()) return false;
     }
     return true;
   }

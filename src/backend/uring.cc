@@ -186,6 +186,7 @@ class UringBackend final : public Backend {
     left -= DispatchSends(budget / 2 + (budget & turn_ & 1));
     left -= DispatchHeld(left);
     DispatchSends(left);
+    if (fork_.forked()) return false;
     return HasReady() || !issuer_.sends.empty() || issuer_.ring.has_work();
   }
 
@@ -212,7 +213,7 @@ class UringBackend final : public Backend {
   // --- Dispatching: each answers, or adds to `told`, the number of callbacks.
 
   unsigned DispatchSends(unsigned budget) noexcept {
-    for (unsigned told = 0; told < budget; ++told) {
+    for (unsigned told = 0; told < budget && !fork_.forked(); ++told) {
       Socket* const socket = issuer_.sends.Pop();
       if (socket == nullptr) return told;
       FinishSend(*socket, socket->send_result);
@@ -223,7 +224,7 @@ class UringBackend final : public Backend {
   unsigned DispatchHeld(unsigned budget) noexcept {
     unsigned told = 0;
     issuer_.held.Begin();
-    while (!issuer_.held.done() && told < budget) {
+    while (!issuer_.held.done() && told < budget && !fork_.forked()) {
       Completion completion = issuer_.held.Peek();
       Socket* const socket =
           slots_.Find(UserDataSlot(completion.user_data), UserDataGeneration(completion.user_data));
@@ -279,6 +280,7 @@ class UringBackend final : public Backend {
           socket, {result, Call::kCqeRecv},
           buffers_.Show(completion.buffer(), static_cast<std::size_t>(result)));
     }
+    if (fork_.forked()) return true;  // A child of the callback's making: the ring is not its own.
     ReturnBuffer(completion);
     if (completion.more()) return true;
     if (result <= 0 && (!again || socket.receive == OpState::kCancelling)) {
@@ -302,7 +304,7 @@ class UringBackend final : public Backend {
       ++told;
       socket.events->OnAccept(socket, {result, Call::kCqeAccept});
     }
-    if (completion.more()) return true;
+    if (completion.more() || fork_.forked()) return true;
     if (result < 0 && (!again || socket.accept == OpState::kCancelling)) {
       ++told;
       socket.accept = OpState::kIdle;

@@ -87,6 +87,11 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
   return Enqueued(room == Queued::kYes && queue_.Append(bytes));
 }
 
+bool Connection::SendIfRoom(std::span<const std::byte> bytes) noexcept {
+  return Admit(bytes.size()) == Queued::kYes && queue_.Append(bytes) &&
+         Enqueued(true) == Queued::kYes;
+}
+
 Connection::Queued Connection::Send(const Payload& payload,
                                     const MessageQueue::Label& label) noexcept {
   const Queued room = Admit(payload.bytes.size());
@@ -250,7 +255,7 @@ void Connection::CheckRoom() noexcept {
 // --- Sending.
 
 void Connection::Flush() noexcept {
-  if (!in_use()) return;
+  if (!in_use() || core_.forked()) return;
   if (socket_->send != OpState::kIdle) return;  // OnSend comes back here.
   if (send_stall_.waits) return;                // So does OnDeadline.
   if (write_ != WriteSide::kOpen && write_ != WriteSide::kClosing) {
@@ -331,7 +336,10 @@ void Connection::OnSend(Socket&, Result result) noexcept {
 void Connection::FailWrite(const Error& error) noexcept {
   Note(error);
   write_ = WriteSide::kFailed;
-  const Error meant = OnceClosed(error, ReadFacts(DeathKind::kDeclared));
+  // On AF_UNIX the figures say nothing more, and asking for them would take the errno that the receive is
+  // about to tell.
+  const bool local = socket_->domain == AF_UNIX;
+  const Error meant = local ? error : OnceClosed(error, ReadFacts(DeathKind::kDeclared));
   if (meant.action == Action::kStop || socket_->receive == OpState::kIdle ||
       read_ != ReadSide::kOpen) {
     Lose();
@@ -361,7 +369,9 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
   if (!in_use() || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
   if (read_ == ReadSide::kPaused || !held_.empty()) {
     if (held_.TryAppend(bytes)) return;
-    Note(Classify(Call::kRecv, -kNoMemoryCode));  // They are lost, and so is what follows them.
+    // They are lost, and so is what follows them: whatever the peer does, this is the end's reason.
+    declared_ = {Operation::kReceive, ErrorClass::kResource, Action::kBackOff, -kNoMemoryCode};
+    core_.Count(declared_);
     Lose();
     return;
   }

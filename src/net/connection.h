@@ -104,6 +104,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   void Refuse() noexcept;
   // Bytes that belong to no message. Copies or refuses whole.
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
+  // The same, but that nobody is told of room where it is refused.
+  [[nodiscard]] bool SendIfRoom(std::span<const std::byte> bytes) noexcept;
   // A message: copied, or taken over where it is queued.
   [[nodiscard]] Queued Send(const Payload& payload, const MessageQueue::Label& label) noexcept;
   // Sends what waits in `backlog` next, whatever the limits.

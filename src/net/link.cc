@@ -303,6 +303,7 @@ void LinkCore::Rearm() noexcept {
 
 // Each step acts on its own deadline alone, so that what an earlier one ended is not due any more.
 void LinkCore::OnTimer() noexcept {
+  if (core_.forked()) return;
   const Instant now = core_.now();
   if (dialer_.busy()) dialer_.OnDeadline(now);
   if (connection_.busy()) connection_.OnDeadline(now);

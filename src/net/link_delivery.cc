@@ -89,14 +89,13 @@ SendStatus LinkCore::Hold(const Payload& payload, const MessageQueue::Label& lab
 bool LinkCore::Ping(std::span<const std::byte> bytes) {
   if (!connection_.can_send()) return false;
   connection_.MakeRoom(bytes.size());
-  if (connection_.queued() > 0 || !connection_.HasRoom(bytes.size())) {
-    liveness_.OnPingSkipped(core_.now());  // It is owed.
-    Rearm();
-    return false;
+  if (connection_.queued() == 0 && connection_.SendIfRoom(bytes)) {
+    ++stats_.pings;
+    return true;
   }
-  if (connection_.Send(bytes) != Connection::Queued::kYes) return false;
-  ++stats_.pings;
-  return true;
+  liveness_.OnPingSkipped(core_.now());  // It is owed.
+  Rearm();
+  return false;
 }
 
 bool LinkCore::writable() const noexcept {

@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
 ListenerCore::ListenerCore(ReactorCore& core, ListenerOptions options, void* user)
     : TimerNode([](TimerNode& node) {
         auto& listener = static_cast<ListenerCore&>(node);
+        if (listener.core_.forked()) return;
         listener.stage_ = Stage::kAccepting;
         listener.core_.backend().Accept(listener.socket_);
       }),

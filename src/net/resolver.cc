@@ -105,6 +105,9 @@ class ResolveRequest final : public MailNode, public ListNode {
   }
   void Discard() noexcept override {
     AwaitPoster();
+    // Whoever waits for it may still be destroyed, by what is discarded after this. In a forked child a
+    // resolver that has been destroyed has not said so (Cancel).
+    if (resolver_ != nullptr && !fork_.forked()) resolver_->request_ = nullptr;
     Unref();
   }
 

@@ -31,6 +31,7 @@ std::unique_ptr<Stream> StreamCore::Create(ReactorCore& core,
 StreamCore::StreamCore(ReactorCore& core, std::unique_ptr<Socket> socket)
     : TimerNode([](TimerNode& node) {
         auto& stream = static_cast<StreamCore&>(node);
+        if (stream.core_.forked()) return;
         if (stream.connection_.busy()) stream.connection_.OnDeadline(stream.core_.now());
         stream.Rearm();
       }),

@@ -44,7 +44,10 @@ namespace internal {
 // Outlives the Timer by the rest of the turn: its callback may destroy it.
 struct TimerState final : Mortal, TimerNode {
   TimerState(ReactorCore& reactor, absl::AnyInvocable<void()> function)
-      : TimerNode([](TimerNode& node) { static_cast<TimerState&>(node).callback(); }),
+      : TimerNode([](TimerNode& node) {
+          auto& timer = static_cast<TimerState&>(node);
+          if (!timer.core.forked()) timer.callback();
+        }),
         core(reactor),
         callback(std::move(function)) {}
 

@@ -207,10 +207,12 @@ absl::Status ReactorCore::Run(Instant until) {
     const bool stopping = stop_.exchange(false, std::memory_order_acq_rel);
     if (stopping || now_ >= until) {
       Turn(now_);
+      if (forked()) return CheckProcess();
       if (embed_fd_ >= 0) RearmEmbedding();  // Another loop may take over.
       return absl::OkStatus();
     }
     Turn(until);
+    if (forked()) return CheckProcess();
     if (absl::Status status = CheckBackend(); !status.ok()) return status;
   }
 }
@@ -220,6 +222,7 @@ absl::Status ReactorCore::Poll() {
   backend_->Wait(Duration::zero());
   now_ = std::max(now_, kernel_.ClockNow());
   Turn(now_);
+  if (forked()) return CheckProcess();
   RearmEmbedding();
   return absl::OkStatus();
 }
@@ -231,18 +234,19 @@ void ReactorCore::Turn(Instant until) {
   const Instant begin = now_;
   everything_dispatched_ = !backend_->Dispatch(kCompletionsPerTurn);
 
-  if (const Instant due = wheel_.next_deadline(); due <= now_) {
+  if (const Instant due = wheel_.next_deadline(); due <= now_ && !forked()) {
     // A deadline that had passed before the last turn was armed in the past: the loop is not late.
     lateness_max_ = std::max<Duration>(lateness_max_, now_ - std::max(due, last_turn_));
     timers_fired_ += wheel_.Expire(now_, kTimersPerTurn);
   }
   last_turn_ = begin;
   RunMail();
-  RunDeferred();
+  if (!forked()) RunDeferred();
   Flush();
   BuryAll();
   in_turn_ = false;
   turn_max_ = std::max<Duration>(turn_max_, kernel_.ClockNow() - begin);
+  if (forked()) return;  // A callback was: CheckBackend says so.
   WaitUntil(until);
 }
 
@@ -261,7 +265,12 @@ void ReactorCore::RunMail() noexcept {
   for (MailNode* node = mailbox_.TakeAll(); node != nullptr;) {
     MailNode* const next = Mailbox::Next(*node);
     ++posts_;
-    node->Deliver();
+    // A child that one of these has forked has no part in the rest.
+    if (forked()) {
+      node->Discard();
+    } else {
+      node->Deliver();
+    }
     node = next;
   }
 }
@@ -269,7 +278,11 @@ void ReactorCore::RunMail() noexcept {
 void ReactorCore::RunDeferred() noexcept {
   IntrusiveList<Deferred, TaggedListNode<Deferred>> batch;
   batch.Splice(deferred_);
-  while (Deferred* deferred = batch.PopFront()) deferred->RunDeferred();
+  while (Deferred* deferred = batch.PopFront()) {
+    deferred->RunDeferred();
+    // In a child that it has forked nobody is called back: the rest waits for the handles to be destroyed.
+    if (forked() && population_.handles > 0) return deferred_.Splice(batch);
+  }
 }
 
 void ReactorCore::Flush() noexcept {

@@ -185,6 +185,78 @@ TEST_P(ForkTest, EveryWayInToldTheChildThatItIsOne) {
   ExpectThatAllGoesOn();
 }
 
+// A callback forks, and the child returns from it like its parent: into a turn that is not its own.
+class ForkInCallbackTest : public ForkTest {
+ protected:
+  // What each callback of the turn does, in both processes.
+  void Fork() {
+    if (child_ >= 0) return;
+    EXPECT_EQ(stream_.stream->Send("once"), SendStatus::kQueued);  // Leaves at the end of the turn.
+    child_ = ::fork();
+    ASSERT_GE(child_, 0);
+    if (child_ > 0) return;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::alarm(20);
+  }
+  // Runs on in both; the child ends here.
+  void RunBoth() {
+    calls_ = 0;
+    reactor().Post([this] { Fork(); });
+    reactor().Post([this] { ++calls_; });
+    const absl::Status status = reactor().RunFor(50ms);
+    if (child_ == 0) ::_exit(SaysForked(status) ? calls_ : 100);
+    ASSERT_GT(child_, 0);
+    EXPECT_TRUE(status.ok()) << status;
+    int ended = 0;
+    ASSERT_EQ(::waitpid(child_, &ended, 0), child_);
+    EXPECT_TRUE(WIFEXITED(ended)) << "killed by signal " << WTERMSIG(ended);
+    EXPECT_EQ(WEXITSTATUS(ended), 0) << "callbacks in the child, or 100: Run did not say so";
+    EXPECT_GT(calls_, 0);
+    EXPECT_EQ(ReadFrom(stream_.peer, 4), "once");
+  }
+
+  pid_t child_ = -1;
+  int calls_ = 0;  // After the fork.
+};
+
+TEST_P(ForkInCallbackTest, TheChildOfAPostIsToldAndTheParentGoesOn) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  ASSERT_NO_FATAL_FAILURE(RunBoth());
+  ExpectThatAllGoesOn();
+}
+
+TEST_P(ForkInCallbackTest, TheChildOfATimerIsToldAndTheParentGoesOn) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  Timer first(reactor(), [this] { Fork(); });
+  Timer second(reactor(), [this] { calls_ += child_ >= 0 ? 1 : 0; });
+  first.Arm(reactor().Now());
+  second.Arm(reactor().Now() + 1ns);
+  ASSERT_NO_FATAL_FAILURE(RunBoth());
+  ExpectThatAllGoesOn();
+}
+
+TEST_P(ForkInCallbackTest, TheChildOfAReceiveIsToldAndTakesNoByteOfTheParents) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  std::string received;
+  auto options = std::make_shared<StreamOptions>();
+  options->on_data = [&](Stream&, std::span<const std::byte> bytes) {
+    if (child_ == 0) ++calls_;
+    received += AsText(bytes);
+    Fork();
+  };
+  Ends ends = MakeEnds();
+  ends.stream->Start(options);
+  // More than one receive, so that the turn would go on with it.
+  const std::string much(300'000, 'm');
+  const std::size_t written = WriteAvailable(ends.peer, much);
+  ASSERT_NO_FATAL_FAILURE(RunBoth());
+  EXPECT_TRUE(RunUntil([&] { return received.size() == written; })) << received.size();
+  ends.stream.reset();
+  ExpectThatAllGoesOn();
+}
+
+HOLDFAST_FOR_BOTH_BACKENDS(ForkInCallbackTest);
+
 TEST_P(ForkTest, TheParentNoticesNothingOfAChildThatEndsEverythingItHas) {
   ASSERT_NO_FATAL_FAILURE(MakeConnections());
   ASSERT_NO_FATAL_FAILURE(MakeAttempts());

@@ -337,11 +337,12 @@ TEST_P(DeliveryTest, WhatWaitsInTheBackendsHandsExpiresToo) {
   Fill(*link, {.ttl = 300ms});
   ASSERT_TRUE(RunUntil([&] { return link->queued_bytes() < kSize; }));
   ASSERT_FALSE(expired_.empty());
-  EXPECT_EQ(expired_, Range(sent_ - expired_.size() + 1, sent_));
-  const std::uint64_t begun = sent_ - expired_.size();
   Send(*link);
-  std::vector<std::uint64_t> expected = Range(1, begun);
-  expected.push_back(sent_);
+  // Some room may be left in a pipe that says it is full; so any of them may have left in the end.
+  std::vector<std::uint64_t> expected = Range(1, sent_);
+  std::erase_if(expected, [this](std::uint64_t number) {
+    return std::find(expired_.begin(), expired_.end(), number) != expired_.end();
+  });
   EXPECT_EQ(ReadMessages(peer, expected.size()), expected);
 }
 

@@ -89,6 +89,20 @@ TEST_P(LinkAccountTest, AResetWithAFullWindowLeavesAckedAndUnsent) {
   EXPECT_EQ(down.tcp.acked_bytes, received);
 }
 
+TEST_P(LinkAccountTest, APeerThatThrowsBytesAwayOnAUnixSocketIsNoEndInGoodOrder) {
+  RawServer server(Family::kUnix);
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  EXPECT_EQ(link->Send("never read").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntil([&] { return link->queued_bytes() == 0; }));
+  peer.Reset();
+  // Its failure comes before anybody receives again, and must not take the reason away.
+  EXPECT_EQ(link->Send("in vain").status, SendStatus::kQueued);
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].error.error_class, ErrorClass::kReset);
+  EXPECT_EQ(diary_.downs[0].error.CodeName(), "ECONNRESET");
+}
+
 TEST_P(LinkAccountTest, APeerThatReadsSomeAndResetsHasWhatItsKernelAcknowledged) {
   RawServer server;
   Fd peer;

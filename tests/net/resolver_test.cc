@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "net/link_fixture.h"
@@ -188,6 +189,20 @@ TEST_P(ResolverTest, TheReactorMayBeDestroyedDuringALookUp) {
 }
 
 // A result that is on its way while the link is closed or destroyed: for ThreadSanitizer.
+TEST_P(ResolverTest, AnAnswerMayBeDiscardedBeforeTheLinkThatWaitsForIt) {
+  names_.Set("slow", {.addresses = {"127.0.0.1"}, .hangs = true});
+  std::unique_ptr<Link> link = MakeStarted(Options("slow:1"));
+  ASSERT_TRUE(RunUntil([&] { return names_.inside() == 1; }));
+  names_.Release();
+  // The answer is posted, and its thread gone, before the next turn.
+  const Instant end = std::chrono::steady_clock::now() + 10s;
+  while (names_.threads() > 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  ASSERT_EQ(names_.threads(), 0);
+  ASSERT_EQ(link->state(), LinkState::kResolving);
+  reactor().Post([owner = std::move(link)] {});
+  reactor_.reset();  // Discards the answer, then the link.
+}
+
 TEST_P(ResolverTest, ResultsAndTheEndOfALinkMayRace) {
   RawServer server;
   names_.Set("feed", {.addresses = {"127.0.0.1"}});
