@@ -11,6 +11,7 @@
 #include <holdfast/link.h>
 #include <holdfast/link_state.h>
 #include <holdfast/listener.h>
+#include <holdfast/message.h>
 #include <holdfast/reactor.h>
 #include <holdfast/socket_options.h>
 #include <holdfast/stream.h>

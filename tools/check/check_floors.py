@@ -26,6 +26,7 @@ PUBLIC = {
     'holdfast/socket_options.h': 'core',
     'holdfast/backoff.h': 'machine',
     'holdfast/link_state.h': 'machine',
+    'holdfast/message.h': 'machine',
     'holdfast/timer.h': 'reactor',
     'holdfast/reactor.h': 'reactor',
     'holdfast/stream.h': 'net',
