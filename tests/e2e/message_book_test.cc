@@ -21,10 +21,11 @@ class MessageBookTest : public testing::Test {
     for (int i = 0; i < count; ++i) book_.Sent(now_);
   }
   Echo Echoed(std::uint64_t sequence) { return book_.Echoed(sequence, now_, round_trip_); }
-  std::string End(const Account& account) {
+  std::string End(const Account& account, const std::vector<MessageBook::LeftOver>& left = {}) {
     lost_.clear();
-    return book_.EndSession(
-        account, [&](std::uint64_t sequence, Fate fate) { lost_.emplace_back(sequence, fate); });
+    return book_.EndSession(account, left, [&](std::uint64_t sequence, Fate fate) {
+      lost_.emplace_back(sequence, fate);
+    });
   }
 
   MessageBook book_;
@@ -163,6 +164,61 @@ TEST_F(MessageBookTest, KnowsWithoutAnAccountWhatWasEchoed) {
   EXPECT_EQ(known.acked, 2u);
   EXPECT_EQ(known.in_doubt, 3u);
   EXPECT_EQ(End(known), "");
+}
+
+TEST_F(MessageBookTest, AKeptMessageIsNoLossAndBelongsToTheNextSessionToo) {
+  book_.BeginSession();
+  Send(4);
+  EXPECT_EQ(Echoed(1), Echo::kFirst);
+  EXPECT_EQ(End({.first_sequence = 1, .acked = 1, .in_doubt = 1, .unsent = 2},
+                {{2, Fate::kInDoubt, false}, {3, Fate::kUnsent, true}, {4, Fate::kUnsent, true}}),
+            "");
+  EXPECT_EQ(lost_, (Lost{{2, Fate::kInDoubt}, {3, Fate::kUnsent}, {4, Fate::kUnsent}}));
+  EXPECT_EQ(book_.counts().lost(), 1u);
+
+  book_.BeginSession();
+  EXPECT_EQ(book_.in_flight(), 2u);
+  Send(1);
+  EXPECT_EQ(Echoed(3), Echo::kFirst);
+  EXPECT_EQ(Echoed(4), Echo::kFirst);
+  EXPECT_EQ(Echoed(5), Echo::kFirst);
+  EXPECT_EQ(Echoed(4), Echo::kDuplicate);
+  EXPECT_EQ(End({.acked = 3}), "");
+  EXPECT_TRUE(lost_.empty());
+  EXPECT_EQ(book_.counts().echoed, 4u);
+  EXPECT_EQ(book_.counts().lost(), 1u);
+}
+
+TEST_F(MessageBookTest, CountsWhatWasKeptAmongTheMessagesOfTheNextSession) {
+  book_.BeginSession();
+  Send(2);
+  EXPECT_EQ(
+      End({.first_sequence = 1, .unsent = 2}, {{1, Fate::kUnsent, true}, {2, Fate::kUnsent, true}}),
+      "");
+  book_.BeginSession();
+  Send(1);
+  EXPECT_NE(End({.first_sequence = 3, .acked = 1}), "");  // It covers one of three.
+}
+
+TEST_F(MessageBookTest, DoubtsAnAccountThatCallsAnEchoedMessageOfItsListUnsent) {
+  book_.BeginSession();
+  Send(2);
+  EXPECT_EQ(Echoed(2), Echo::kFirst);
+  EXPECT_NE(End({.acked = 1, .unsent = 1}, {{2, Fate::kUnsent, true}}), "");
+}
+
+TEST_F(MessageBookTest, WhatWasKeptForASessionThatNeverCameIsLost) {
+  book_.BeginSession();
+  Send(2);
+  EXPECT_EQ(
+      End({.first_sequence = 1, .unsent = 2}, {{1, Fate::kUnsent, true}, {2, Fate::kUnsent, true}}),
+      "");
+  EXPECT_EQ(book_.counts().lost(), 0u);
+  const std::vector<MessageBook::LeftOver> left = {{1, Fate::kUnsent, false},
+                                                   {2, Fate::kInDoubt, false}};
+  book_.Close(left);
+  EXPECT_EQ(book_.counts().lost(Fate::kUnsent), 1u);
+  EXPECT_EQ(book_.counts().lost(Fate::kInDoubt), 1u);
 }
 
 }  // namespace

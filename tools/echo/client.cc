@@ -26,6 +26,15 @@ constexpr std::size_t kProblemsMax = 10;
 
 Instant ClockNow() { return std::chrono::steady_clock::now(); }
 
+std::vector<MessageBook::LeftOver> LeftOvers(const Messages& messages) {
+  std::vector<MessageBook::LeftOver> left;
+  left.reserve(messages.size());
+  for (const holdfast::Message& message : messages) {
+    left.push_back({message.sequence(), message.fate(), message.kept()});
+  }
+  return left;
+}
+
 }  // namespace
 
 // One link and what belongs to it.
@@ -34,7 +43,8 @@ struct Client::Lane {
       : index(number),
         reader(client.lines_ != nullptr ? MessageReader::Payload::kKeep
                                         : MessageReader::Payload::kSkip),
-        pace(client.reactor_, [&client, this] { client.Pace(*this); }) {}
+        pace(client.reactor_, [&client, this] { client.Pace(*this); }),
+        pump(client.reactor_, [&client, this] { client.Pump(*this); }) {}
 
   enum class Phase {
     kOpen,
@@ -47,6 +57,7 @@ struct Client::Lane {
   MessageBook book;
   MessageReader reader;
   Timer pace;
+  Timer pump;
   Instant due{};  // Of the next message of the schedule.
   Instant up_at{};
   Instant retry_at{};
@@ -146,7 +157,12 @@ void Client::OnUp(Lane& lane) {
     lane.due = reactor_.Now() + options_.period / options_.connections * lane.index;
     lane.pace.Arm(lane.due);
   }
-  Pump(lane);
+  if (lane.link->options().on_loss == OnLoss::kHandBack) {
+    Pump(lane);
+  } else {
+    // What is sent in here would belong to the session, as a login does, and never be sent again.
+    lane.pump.Arm(reactor_.Now());
+  }
   if (lines_ != nullptr) ShowLive();
 }
 
@@ -203,20 +219,23 @@ void Client::EndSession(Lane& lane, const Down& down) {
   if (!down.was_up) return;
   lane.accounted += down.total();
   const std::string local = down.local.ToString();
-  const std::string problem = lane.book.EndSession(down, [&](std::uint64_t sequence, Fate fate) {
-    AddAccountLine(lane, sequence, local, ToString(fate));
-  });
+  const std::string problem =
+      lane.book.EndSession(down, LeftOvers(down.messages), [&](std::uint64_t sequence, Fate fate) {
+        AddAccountLine(lane, sequence, local, ToString(fate));
+      });
   if (!problem.empty()) AddProblem(lane, problem);
   WriteAccount();
 }
 
 void Client::OnClosed(Lane& lane, const Closed& closed) {
   reporter_.Closed(lane.index, closed);
+  lane.book.Close(LeftOvers(closed.messages));
   if (closed.reason != ClosedReason::kUser && closed.reason != ClosedReason::kStop) {
     closed_by_itself_ = true;
   }
   lane.phase = Lane::Phase::kClosed;
   lane.pace.Cancel();
+  lane.pump.Cancel();
   ++closed_;
   FinishIfDone();
 }
@@ -368,9 +387,10 @@ int Client::Finish() {
       AddProblem(*lane, absl::StrCat("sent ", counts.sent, " is not echoed ", counts.echoed,
                                      " + lost ", counts.lost()));
     }
-    if (counts.sent != lane->accounted) {
-      AddProblem(*lane, absl::StrCat("sent ", counts.sent, ", but the sessions' accounts cover ",
-                                     lane->accounted));
+    summary.replayed += lane->stats.replayed;
+    if (counts.sent + lane->stats.replayed != lane->accounted) {
+      AddProblem(*lane, absl::StrCat("sent ", counts.sent, " and again ", lane->stats.replayed,
+                                     ", but the sessions' accounts cover ", lane->accounted));
     }
     if (counts.sent != lane->stats.messages) {
       AddProblem(*lane, absl::StrCat("sent ", counts.sent, ", but the link counted ",
@@ -441,9 +461,14 @@ std::string Client::LiveText() const {
   }
   if (round_trips_.count() > 0) text += " | rtt " + Readable(last_round_trip_);
   MessageCounts counts;
-  for (const auto& lane : lanes_) counts.Add(lane->book.counts());
+  std::uint64_t replayed = 0;
+  for (const auto& lane : lanes_) {
+    counts.Add(lane->book.counts());
+    if (lane->link != nullptr) replayed += lane->link->stats().replayed;
+  }
   return text + " | sent " + std::to_string(counts.sent) + ", echoed " +
-         std::to_string(counts.echoed) + ", lost " + std::to_string(counts.lost()) + ", replayed 0";
+         std::to_string(counts.echoed) + ", lost " + std::to_string(counts.lost()) + ", replayed " +
+         std::to_string(replayed);
 }
 
 }  // namespace holdfast::echo

@@ -42,7 +42,8 @@ ABSL_FLAG(holdfast::Jitter, jitter, holdfast::Jitter::kFull, "of the wait: full,
 ABSL_FLAG(absl::Duration, healthy_after, absl::Seconds(10), "up so long, the backoff starts anew");
 ABSL_FLAG(std::uint32_t, attempts_max, 0, "gives up after so many attempts; 0 = never");
 ABSL_FLAG(holdfast::OnLoss, on_loss, holdfast::OnLoss::kHandBack,
-          "hand_back: what a lost session leaves is told, and not sent again");
+          "hand_back: what a lost session leaves is told, and not sent again; replay_unsent: what "
+          "never left goes out again; replay_unacked: what was not acknowledged does");
 ABSL_FLAG(absl::Duration, drain, absl::Seconds(5),
           "how long the end may wait for what is in flight");
 

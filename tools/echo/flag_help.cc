@@ -25,8 +25,10 @@ constexpr std::array<std::pair<std::string_view, BackendKind>, 3> kBackends{
     {{"auto", BackendKind::kAuto}, {"uring", BackendKind::kUring}, {"epoll", BackendKind::kEpoll}}};
 constexpr std::array<std::pair<std::string_view, Jitter>, 3> kJitters{
     {{"full", Jitter::kFull}, {"equal", Jitter::kEqual}, {"none", Jitter::kNone}}};
-constexpr std::array<std::pair<std::string_view, OnLoss>, 1> kOnLosses{
-    {{"hand_back", OnLoss::kHandBack}}};
+constexpr std::array<std::pair<std::string_view, OnLoss>, 3> kOnLosses{
+    {{"hand_back", OnLoss::kHandBack},
+     {"replay_unsent", OnLoss::kReplayUnsent},
+     {"replay_unacked", OnLoss::kReplayUnacked}}};
 
 template <typename T>
 bool Parse(Names<T> names, absl::string_view text, T* value, std::string* error) {
@@ -62,10 +64,6 @@ bool AbslParseFlag(absl::string_view text, Jitter* jitter, std::string* error) {
 std::string AbslUnparseFlag(Jitter jitter) { return Unparse<Jitter>(kJitters, jitter); }
 
 bool AbslParseFlag(absl::string_view text, OnLoss* on_loss, std::string* error) {
-  if (text == "replay_unsent" || text == "replay_unacked") {
-    *error = "replaying is not in this version; it is: hand_back";
-    return false;
-  }
   return Parse<OnLoss>(kOnLosses, text, on_loss, error);
 }
 std::string AbslUnparseFlag(OnLoss on_loss) { return Unparse<OnLoss>(kOnLosses, on_loss); }

@@ -93,7 +93,7 @@ class JsonReporter final : public Reporter {
         .Add("sent", messages.sent)
         .Add("echoed", messages.echoed)
         .Add("lost", messages.sent - messages.echoed)
-        .Add("replayed", 0)  // kHandBack transmits nothing twice.
+        .Add("replayed", summary.replayed)
         .Add("refused", messages.refused)
         .Add("duplicated", messages.duplicated)
         .Add("reordered", messages.reordered)
@@ -208,11 +208,12 @@ class TextReporter final : public Reporter {
     Live({});
     const MessageCounts& messages = summary.messages;
     std::string text = Format(
-        "messages    sent %llu = echoed %llu + lost %llu; refused %llu, replayed 0, duplicated "
+        "messages    sent %llu = echoed %llu + lost %llu; refused %llu, replayed %llu, duplicated "
         "%llu, "
         "reordered %llu\n",
         Count{messages.sent}, Count{messages.echoed}, Count{messages.lost()},
-        Count{messages.refused}, Count{messages.duplicated}, Count{messages.reordered});
+        Count{messages.refused}, Count{summary.replayed}, Count{messages.duplicated},
+        Count{messages.reordered});
     text += "lost        " +
             OfMessages(messages.lost(Fate::kAcked), messages.lost(Fate::kInDoubt),
                        messages.lost(Fate::kUnsent)) +

@@ -24,6 +24,7 @@ struct Summary {
   std::uint64_t ups = 0;
   std::uint64_t downs = 0;
   std::uint64_t dials = 0;
+  std::uint64_t replayed = 0;
   const Histogram* round_trips = nullptr;  // Nanoseconds.
   Duration timer_lateness{0};              // The latest a timer ever ran.
   std::span<const std::string> problems;   // Why the account does not add up; none when it does.
