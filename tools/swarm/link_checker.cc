@@ -91,15 +91,40 @@ void LinkChecker::OnSent(Instant now, std::uint64_t sequence, std::uint64_t begi
     Fail(now, "sequence " + std::to_string(sequence) + " after " + std::to_string(last_sequence_));
   }
   if (state_ != State::kUp) Fail(now, "a message was taken while the link is not up");
-  if (messages_.empty()) first_sequence_ = sequence;
-  messages_.push_back({begin, begin + size, now});
+  messages_.push_back({.sequence = sequence,
+                       .begin = begin,
+                       .end = begin + size,
+                       .sent = now,
+                       .of_session = !gate_open_});
   last_sequence_ = sequence;
 }
 
-void LinkChecker::OnMarkHealthy(Instant) {
-  if (state_ != State::kUp || closing_ || dropped_.has_value()) return;  // Too late.
+std::uint64_t LinkChecker::OnMarkHealthy(Instant now, std::uint64_t begin) {
+  if (state_ != State::kUp || closing_ || dropped_.has_value()) return 0;  // Too late.
   marked_ = true;
   BeHealthy();
+  return OpenGate(now, begin);
+}
+
+std::uint64_t LinkChecker::OnUpReturned(Instant now, std::uint64_t begin) {
+  if (options_.login_timeout > Duration::zero()) return 0;
+  if (state_ != State::kUp || closing_ || dropped_.has_value()) return 0;
+  return OpenGate(now, begin);
+}
+
+std::uint64_t LinkChecker::OpenGate(Instant now, std::uint64_t begin) {
+  if (gate_open_) return 0;
+  gate_open_ = true;
+  std::uint64_t end = begin;
+  for (Message& message : kept_) {
+    const std::uint64_t size = message.end - message.begin;
+    message.begin = end;
+    message.end = end += size;
+    message.sent = now;
+    messages_.push_back(message);
+  }
+  kept_.clear();
+  return end - begin;
 }
 
 void LinkChecker::BeHealthy() {
@@ -167,8 +192,8 @@ void LinkChecker::OnUp(Instant now, const SocketAddress& local) {
   marked_ = garbage_ = proven_ = false;
   dropped_.reset();
   messages_.clear();
-  first_sequence_ = 0;
-  echoed_ = last_sequence_;
+  echoed_ = 0;
+  gate_open_ = false;
   reader_.Reset();
 }
 
@@ -227,13 +252,21 @@ void LinkChecker::OnData(Instant now, std::span<const std::byte> bytes) {
       case echo::MessageReader::Found::kMessage: {
         const echo::Message& message = reader_.message();
         if (message.kind == echo::MessageKind::kPing) break;
-        if (message.sequence != echoed_ + 1 || message.sequence > last_sequence_) {
-          Fail(now, "echo " + std::to_string(message.sequence) + " after " +
-                        std::to_string(echoed_) + ", sent up to " + std::to_string(last_sequence_));
+        if (echoed_ == messages_.size() || message.sequence != messages_[echoed_].sequence) {
+          Fail(now,
+               "echo " + std::to_string(message.sequence) + " where " +
+                   (echoed_ == messages_.size() ? "nothing"
+                                                : std::to_string(messages_[echoed_].sequence)) +
+                   " was to come");
           break;
         }
-        echoed_ = message.sequence;
-        if (messages_[echoed_ - first_sequence_].sent >= healed_) proven_ = true;
+        ever_echoed_.resize(std::max<std::size_t>(ever_echoed_.size(), message.sequence + 1));
+        if (ever_echoed_[message.sequence] && options_.on_loss != OnLoss::kReplayUnacked) {
+          Fail(now, "message " + std::to_string(message.sequence) + " arrived twice");
+        }
+        ever_echoed_[message.sequence] = true;
+        if (messages_[echoed_].sent >= healed_) proven_ = true;
+        ++echoed_;
         break;
       }
     }
@@ -284,20 +317,24 @@ void LinkChecker::CheckAccount(Instant now, const Down& down, const Oracle::Trut
                   std::to_string(messages_.size()));
     return;
   }
-  if (!messages_.empty() && down.first_sequence != first_sequence_) {
-    Fail(now, "an account from " + std::to_string(down.first_sequence) + ", not " +
-                  std::to_string(first_sequence_));
+  bool in_row = true;
+  for (std::size_t i = 1; i < messages_.size(); ++i) {
+    in_row = in_row && messages_[i].sequence == messages_[i - 1].sequence + 1;
   }
-  const std::uint64_t echoes =
-      messages_.empty() || echoed_ < first_sequence_ ? 0 : echoed_ - first_sequence_ + 1;
-  if (echoes > down.acked + down.in_doubt) Fail(now, "an echo of what was never sent");
+  const std::uint64_t first = !in_row ? 0 : messages_.empty() ? 0 : messages_.front().sequence;
+  if (!messages_.empty() && down.first_sequence != first) {
+    Fail(now, "an account from " + std::to_string(down.first_sequence) + ", not " +
+                  std::to_string(first));
+  }
+  if (echoed_ > down.acked + down.in_doubt) Fail(now, "an echo of what was never sent");
 
   const auto acked = std::count_if(messages_.begin(), messages_.end(), [&](const Message& message) {
     return message.end <= truth.acked;
   });
   const auto unsent =
-      std::count_if(messages_.begin(), messages_.end(),
-                    [&](const Message& message) { return message.begin >= truth.transmitted; });
+      std::count_if(messages_.begin(), messages_.end(), [&](const Message& message) {
+        return message.begin >= truth.transmitted && !message.in_doubt;
+      });
   if (!oracle_.ShortOfMemory() && (static_cast<std::uint64_t>(acked) != down.acked ||
                                    static_cast<std::uint64_t>(unsent) != down.unsent)) {
     Fail(now, std::to_string(down.acked) + " acked, " + std::to_string(down.in_doubt) +
@@ -305,11 +342,47 @@ void LinkChecker::CheckAccount(Instant now, const Down& down, const Oracle::Trut
                   std::to_string(messages_.size()) + ", but its kernel knew " +
                   std::to_string(acked) + " as acked and never sent " + std::to_string(unsent));
   }
-  sessions_.push_back(
-      {.local = local_,
-       .up = up_,
-       .acked_end = down.acked > 0 ? messages_[down.acked - 1].end : 0,
-       .unsent_begin = down.unsent > 0 ? messages_[down.acked + down.in_doubt].begin : UINT64_MAX});
+  CheckList(now, down);
+  const auto never_left =
+      std::find_if(messages_.begin(), messages_.end(),
+                   [&](const Message& message) { return message.begin >= truth.transmitted; });
+  const bool some = down.unsent > 0 && never_left != messages_.end();
+  const std::uint64_t unsent_begin = some ? never_left->begin : UINT64_MAX;
+  sessions_.push_back({.local = local_,
+                       .up = up_,
+                       .acked_end = down.acked > 0 ? messages_[down.acked - 1].end : 0,
+                       .unsent_begin = unsent_begin});
+}
+
+// What is told of the messages that were not acked: all of them, in order, whole, kept as the policy says.
+// Those are what the next session has to send.
+void LinkChecker::CheckList(Instant now, const Down& down) {
+  if (down.messages.size() != down.in_doubt + down.unsent) {
+    return Fail(now, "a list of " + std::to_string(down.messages.size()) + " messages for " +
+                         std::to_string(down.in_doubt + down.unsent));
+  }
+  std::vector<Message> kept;
+  auto expected = messages_.begin() + static_cast<std::ptrdiff_t>(down.acked);
+  for (const holdfast::Message& told : down.messages) {
+    Message message = *expected++;
+    const bool in_doubt = told.fate() == Fate::kInDoubt;
+    if (told.sequence() != message.sequence || told.size() != message.end - message.begin) {
+      return Fail(now, "message " + std::to_string(told.sequence()) + " is told in the place of " +
+                           std::to_string(message.sequence));
+    }
+    if (message.in_doubt && !in_doubt) Fail(now, "what was in doubt is called unsent");
+    const bool keeps = down.retry_in.has_value() && !message.of_session &&
+                       (options_.on_loss == OnLoss::kReplayUnacked ||
+                        (options_.on_loss == OnLoss::kReplayUnsent && !in_doubt));
+    if (told.kept() != keeps) {
+      Fail(now,
+           "message " + std::to_string(told.sequence()) + (keeps ? " is not" : " is") + " kept");
+    }
+    message.in_doubt = in_doubt;
+    if (keeps) kept.push_back(message);
+  }
+  if (!kept.empty() && !kept_.empty()) Fail(now, "kept before the gate opened");
+  if (!kept.empty()) kept_ = std::move(kept);
 }
 
 void LinkChecker::CheckReason(Instant now, const Down& down, const Oracle::Truth& truth) {
@@ -465,6 +538,10 @@ void LinkChecker::OnClosed(Instant now, const Closed& closed) {
     Fail(now, "on_closed has another account than on_down");
   }
   if (!of_a_session && closed.total() != 0) Fail(now, "on_closed has an account of no session");
+  if (closed.messages.size() != kept_.size()) {
+    Fail(now, "on_closed hands " + std::to_string(closed.messages.size()) + " messages back, not " +
+                  std::to_string(kept_.size()));
+  }
   if (!closing_ && !given_up_.has_value() && asked_.empty()) {
     Fail(now, "on_closed although nobody closed");
   }

@@ -12,8 +12,9 @@
 //   liveness  judged by received bytes, without a ping by the acknowledgements that came
 //   account   acked: what the peer's kernel acknowledged, all of it and no more; unsent: what was never
 //             handed to the network; and nothing acked that was not received, nothing unsent that was
-//   delivery  echoes are those of this session's messages, in order, none twice; a session that ended in
-//             good order has told every byte that came
+//   delivery  echoes are those of this session's messages, in the order of the wire, none twice; a session
+//             that ended in good order has told every byte that came; what is kept is what the policy says,
+//             goes out when the gate opens, and with kReplayUnsent no message ever arrives twice
 #ifndef HOLDFAST_TOOLS_SWARM_LINK_CHECKER_H_
 #define HOLDFAST_TOOLS_SWARM_LINK_CHECKER_H_
 
@@ -78,7 +79,10 @@ class LinkChecker {
   void OnStart(Instant now);
   // A message was taken; its bytes are [begin, begin + size) of the session's stream, pings included.
   void OnSent(Instant now, std::uint64_t sequence, std::uint64_t begin, std::size_t size);
-  void OnMarkHealthy(Instant now);
+  // `begin`: of the bytes that go out next, pings included. Answers how many bytes were kept and go out now.
+  [[nodiscard]] std::uint64_t OnMarkHealthy(Instant now, std::uint64_t begin);
+  // on_up has returned; the same.
+  [[nodiscard]] std::uint64_t OnUpReturned(Instant now, std::uint64_t begin);
   void OnRetryNow(Instant now);
   void OnDrop(Instant now, const Error& error);
   void OnClose(Instant now, Duration drain, ClosedReason reason = ClosedReason::kUser);
@@ -136,9 +140,12 @@ class LinkChecker {
  private:
   enum class State { kIdle, kBetween, kDialing, kUp, kEnding, kClosed };
   struct Message {
+    std::uint64_t sequence;
     std::uint64_t begin;
     std::uint64_t end;
     Instant sent;
+    bool of_session = false;  // Sent before the gate opened: never kept.
+    bool in_doubt = false;    // In an earlier session.
   };
   // A session that was told of, to be looked at again when all that was on its way has arrived.
   struct Session {
@@ -160,6 +167,8 @@ class LinkChecker {
   void CheckStallGuard(Instant now);
   void CheckHealth(Instant now, const Down& down);
   void CheckAccount(Instant now, const Down& down, const Oracle::Truth& truth);
+  void CheckList(Instant now, const Down& down);
+  [[nodiscard]] std::uint64_t OpenGate(Instant now, std::uint64_t begin);
   void CheckReason(Instant now, const Down& down, const Oracle::Truth& truth);
   void CheckDrain(Instant now, const Down& down, const Oracle::Truth& truth);
   void EndSession(Instant now, const Down& down);
@@ -203,10 +212,12 @@ class LinkChecker {
   std::uint64_t told_bytes_ = 0;
   bool marked_ = false;
   std::optional<Error> dropped_;
-  std::uint64_t first_sequence_ = 0;
   std::uint64_t last_sequence_ = 0;  // Of all sessions.
-  std::vector<Message> messages_;    // Of this session.
-  std::uint64_t echoed_ = 0;         // The last echo's sequence.
+  std::vector<Message> messages_;    // Of this session, in the order of the wire.
+  std::vector<Message> kept_;        // Of earlier ones, for the next gate.
+  std::size_t echoed_ = 0;           // Messages of this session.
+  std::vector<bool> ever_echoed_;    // By sequence.
+  bool gate_open_ = false;
   echo::MessageReader reader_;
   bool garbage_ = false;
 

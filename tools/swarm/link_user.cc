@@ -50,6 +50,8 @@ void LinkUser::Make() {
     if (!send_timer_.armed()) send_timer_.Arm(Now() + plan_.send_interval);
     SendSome();
     Mischief();
+    if (link_ == nullptr) return;
+    session_bytes_ += checker_->OnUpReturned(Now(), session_bytes_);
   };
   options->on_data = [this](Link& link, std::span<const std::byte> bytes) {
     loop_.OnCallback();
@@ -61,7 +63,8 @@ void LinkUser::Make() {
       return;
     }
     if (plan_.marks_healthy) {
-      checker_->OnMarkHealthy(Now());
+      const std::uint64_t pings = (link.stats().pings - pings_before_) * link.options().ping.size();
+      session_bytes_ += checker_->OnMarkHealthy(Now(), session_bytes_ + pings);
       link.MarkHealthy();
     }
     Mischief();

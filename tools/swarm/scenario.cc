@@ -98,6 +98,8 @@ LinkPlan DrawLink(Random& random, std::size_t clients, std::size_t servers, std:
   }
   plan.marks_healthy = Chance(random, 40);
   if (plan.marks_healthy && Chance(random, 50)) options.login_timeout = 2s;
+  constexpr OnLoss kPolicies[] = {OnLoss::kHandBack, OnLoss::kReplayUnsent, OnLoss::kReplayUnacked};
+  options.on_loss = OneOf(random, kPolicies);
   if (Chance(random, 20)) {
     options.queue_max = 16 << 10;
     options.queue_high = 8 << 10;
