@@ -197,7 +197,7 @@ chaos: all ## 200 links against servers and a network that misbehave, their hist
 	$(Q)$(PYTHON) -B tools/chaos/chaos.py --bin=$(BIN) --out=$(OUT)/chaos --duration=$(DURATION) $(if $(SEED),--seed=$(SEED))
 	$(Q)+$(MAKE) matrix
 
-mutants: ## 20 broken libraries against the swarm, then each guard against a surprise of the kernel removed: its tests must fail. SEEDS=2000
+mutants: ## 25 broken libraries against the swarm, then each guard against a surprise of the kernel removed: its tests must fail. SEEDS=2000
 	$(Q)SEEDS=$(SEEDS) JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) named
 	$(Q)MUTANTS= JOBS=$(JOBS) tools/swarm/mutants.sh $(BUILD) kernel
 
