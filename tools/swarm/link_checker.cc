@@ -342,12 +342,7 @@ void LinkChecker::CheckAccount(Instant now, const Down& down, const Oracle::Trut
                   std::to_string(messages_.size()) + ", but its kernel knew " +
                   std::to_string(acked) + " as acked and never sent " + std::to_string(unsent));
   }
-  CheckList(now, down);
-  const auto never_left =
-      std::find_if(messages_.begin(), messages_.end(),
-                   [&](const Message& message) { return message.begin >= truth.transmitted; });
-  const bool some = down.unsent > 0 && never_left != messages_.end();
-  const std::uint64_t unsent_begin = some ? never_left->begin : UINT64_MAX;
+  const std::uint64_t unsent_begin = CheckList(now, down);
   sessions_.push_back({.local = local_,
                        .up = up_,
                        .acked_end = down.acked > 0 ? messages_[down.acked - 1].end : 0,
@@ -355,11 +350,13 @@ void LinkChecker::CheckAccount(Instant now, const Down& down, const Oracle::Trut
 }
 
 // What is told of the messages that were not acked: all of them, in order, whole, kept as the policy says.
-// Those are what the next session has to send.
-void LinkChecker::CheckList(Instant now, const Down& down) {
+// Those are what the next session has to send. Where the first one that is told to be unsent begins.
+std::uint64_t LinkChecker::CheckList(Instant now, const Down& down) {
+  std::uint64_t unsent_begin = UINT64_MAX;
   if (down.messages.size() != down.in_doubt + down.unsent) {
-    return Fail(now, "a list of " + std::to_string(down.messages.size()) + " messages for " +
-                         std::to_string(down.in_doubt + down.unsent));
+    Fail(now, "a list of " + std::to_string(down.messages.size()) + " messages for " +
+                  std::to_string(down.in_doubt + down.unsent));
+    return unsent_begin;
   }
   std::vector<Message> kept;
   auto expected = messages_.begin() + static_cast<std::ptrdiff_t>(down.acked);
@@ -367,9 +364,11 @@ void LinkChecker::CheckList(Instant now, const Down& down) {
     Message message = *expected++;
     const bool in_doubt = told.fate() == Fate::kInDoubt;
     if (told.sequence() != message.sequence || told.size() != message.end - message.begin) {
-      return Fail(now, "message " + std::to_string(told.sequence()) + " is told in the place of " +
-                           std::to_string(message.sequence));
+      Fail(now, "message " + std::to_string(told.sequence()) + " is told in the place of " +
+                    std::to_string(message.sequence));
+      break;
     }
+    if (!in_doubt) unsent_begin = std::min(unsent_begin, message.begin);
     if (message.in_doubt && !in_doubt) Fail(now, "what was in doubt is called unsent");
     const bool keeps = down.retry_in.has_value() && !message.of_session &&
                        (options_.on_loss == OnLoss::kReplayUnacked ||
@@ -383,6 +382,7 @@ void LinkChecker::CheckList(Instant now, const Down& down) {
   }
   if (!kept.empty() && !kept_.empty()) Fail(now, "kept before the gate opened");
   if (!kept.empty()) kept_ = std::move(kept);
+  return unsent_begin;
 }
 
 void LinkChecker::CheckReason(Instant now, const Down& down, const Oracle::Truth& truth) {

@@ -167,7 +167,7 @@ class LinkChecker {
   void CheckStallGuard(Instant now);
   void CheckHealth(Instant now, const Down& down);
   void CheckAccount(Instant now, const Down& down, const Oracle::Truth& truth);
-  void CheckList(Instant now, const Down& down);
+  [[nodiscard]] std::uint64_t CheckList(Instant now, const Down& down);
   [[nodiscard]] std::uint64_t OpenGate(Instant now, std::uint64_t begin);
   void CheckReason(Instant now, const Down& down, const Oracle::Truth& truth);
   void CheckDrain(Instant now, const Down& down, const Oracle::Truth& truth);
