@@ -201,8 +201,12 @@ void MessageQueue::ReleaseBytes(Item& item) noexcept {
 
 // --- Appending.
 
+// Behind the last item, or in its place where that is gone: pings behind a message that waits long for its
+// peer's answer cost no memory.
 MessageQueue::Item* MessageQueue::NewItem() noexcept {
-  if (tail_ == nullptr || tail_->end == kItemsPerBlock) {
+  if (tail_ != nullptr && !walked_ && tail_->items[tail_->end - 1].stage == Stage::kGone) {
+    --tail_->end;
+  } else if (tail_ == nullptr || tail_->end == kItemsPerBlock) {
     Block* const block = GetBlock();
     if (block == nullptr) return nullptr;
     ItemBlock* const items = ItemsOf(block);
@@ -233,7 +237,7 @@ MessageQueue::Item* MessageQueue::NewItem() noexcept {
 MessageQueue::Item* MessageQueue::Growing() noexcept {
   if (tail_ == nullptr || cursor_.block == nullptr) return nullptr;
   Item& last = tail_->items[tail_->end - 1];
-  const bool grows = last.sequence == 0 && last.stage != Stage::kGone && !last.is_outside;
+  const bool grows = last.sequence == 0 && last.stage != Stage::kGone;
   return grows ? &last : nullptr;
 }
 
@@ -411,7 +415,7 @@ void MessageQueue::DropAcked(Item& item) noexcept {
 
 // Takes gone items off the front; none while somebody walks.
 void MessageQueue::Shrink() noexcept {
-  if (walks_ > 0) return;
+  if (walked_) return;
   while (head_.block != nullptr && At(head_).stage == Stage::kGone) {
     const Place gone = head_;
     head_ = After(gone);
@@ -529,7 +533,7 @@ void MessageQueue::Take(MessageQueue& other) noexcept {
 }
 
 void MessageQueue::JoinBehind(MessageQueue& other) noexcept {
-  HOLDFAST_CHECK(other.sent_ == 0 && walks_ == 0 && other.walks_ == 0);
+  HOLDFAST_CHECK(other.sent_ == 0 && !walked_ && !other.walked_);
   if (other.head_.block == nullptr) return;
   other.ForEach([this](const Message& message) { CountInRow(message.sequence()); });
   CloseOpenBlock();
@@ -544,7 +548,7 @@ void MessageQueue::JoinBehind(MessageQueue& other) noexcept {
 }
 
 void MessageQueue::JoinBefore(MessageQueue& other) noexcept {
-  HOLDFAST_CHECK(sent_ == 0 && other.sent_ == 0 && walks_ == 0 && other.walks_ == 0);
+  HOLDFAST_CHECK(sent_ == 0 && other.sent_ == 0 && !walked_ && !other.walked_);
   if (other.head_.block == nullptr) return;
   if (tail_ == nullptr) {
     open_ = other.open_;
@@ -560,7 +564,7 @@ void MessageQueue::JoinBefore(MessageQueue& other) noexcept {
 }
 
 void MessageQueue::Clear() noexcept {
-  HOLDFAST_CHECK(walks_ == 0);
+  HOLDFAST_CHECK(!walked_);
   for (Place place = head_; place.block != nullptr; place = After(place)) {
     if (At(place).stage != Stage::kGone) Finish(At(place));
   }

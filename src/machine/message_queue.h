@@ -39,6 +39,7 @@
 #include <holdfast/link_state.h>
 #include <holdfast/message.h>
 #include <holdfast/time.h>
+#include "base/check.h"
 #include "core/block_pool.h"
 
 namespace holdfast::internal {
@@ -270,9 +271,13 @@ class MessageQueue {
   // While one lives no block of items goes, so that places stay good.
   class Walk {
    public:
-    explicit Walk(MessageQueue& queue) noexcept : queue_(queue) { ++queue_.walks_; }
+    explicit Walk(MessageQueue& queue) noexcept : queue_(queue) {
+      HOLDFAST_CHECK(!queue_.walked_);
+      queue_.walked_ = true;
+    }
     ~Walk() {
-      if (--queue_.walks_ == 0) queue_.Shrink();
+      queue_.walked_ = false;
+      queue_.Shrink();
     }
     Walk(const Walk&) = delete;
     Walk& operator=(const Walk&) = delete;
@@ -341,7 +346,7 @@ class MessageQueue {
   std::uint64_t row_first_ = 0;  // Of the session's messages, in a row without a gap so far.
   std::uint64_t row_last_ = 0;
   Instant next_expiry_ = kNever;
-  std::uint32_t walks_ = 0;
+  bool walked_ = false;  // A Walk is on.
   AckedBy acked_by_ = AckedBy::kPeersKernel;
   bool in_row_ = true;
 };

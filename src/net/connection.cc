@@ -88,14 +88,15 @@ Connection::Queued Connection::Send(std::span<const std::byte> bytes) noexcept {
 }
 
 bool Connection::SendIfRoom(std::span<const std::byte> bytes) noexcept {
-  return Admit(bytes.size()) == Queued::kYes && queue_.Append(bytes) &&
-         Enqueued(true) == Queued::kYes;
+  if (Admit(bytes.size()) != Queued::kYes || !queue_.Append(bytes)) return false;
+  static_cast<void>(Enqueued(true));
+  return true;
 }
 
 Connection::Queued Connection::Send(const Payload& payload,
                                     const MessageQueue::Label& label) noexcept {
   const Queued room = Admit(payload.bytes.size());
-  if (room == Queued::kClosed || room == Queued::kTooLarge) return room;
+  if (room == Queued::kTooLarge) return room;
   return Enqueued(room == Queued::kYes && queue_.AppendMessage(payload, label));
 }
 
@@ -106,14 +107,13 @@ void Connection::Join(MessageQueue& backlog) noexcept {
 }
 
 void Connection::TakeBack() noexcept {
-  if (!in_use() || socket_->send == OpState::kIdle) return;
   send_use_ = SendUse::kTakenBack;
   core_.backend().Cancel(*socket_, OpKind::kSend);
 }
 
 void Connection::WatchAcks() noexcept {
   acks_ = Acks::kWatched;
-  if (in_use()) PollSoon();
+  PollSoon();
 }
 
 void Connection::Pause() noexcept {

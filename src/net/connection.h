@@ -91,6 +91,10 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   void Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept;
   [[nodiscard]] bool busy() const noexcept { return phase_ != Phase::kNone; }
 
+  // Neither lost nor being ended.
+  [[nodiscard]] bool in_use() const noexcept {
+    return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
+  }
   // Drain is allowed: neither lost nor being ended.
   [[nodiscard]] bool can_drain() const noexcept { return phase_ == Phase::kOpen; }
 
@@ -98,7 +102,7 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Where `size` bytes would not fit: asks the kernel what is acknowledged by now, and lets go of it.
   void MakeRoom(std::size_t size) noexcept;
   [[nodiscard]] bool HasRoom(std::size_t size) const noexcept {
-    return queue_.held() + size <= limits_.max && queue_.memory() <= MemoryMax();
+    return queue_.held() + size <= limits_.max && MemoryInBounds();
   }
   // The owner refused a Send for a limit of its own: OnWritable follows, as after Queued::kFull.
   void Refuse() noexcept;
@@ -106,11 +110,12 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   [[nodiscard]] Queued Send(std::span<const std::byte> bytes) noexcept;
   // The same, but that nobody is told of room where it is refused.
   [[nodiscard]] bool SendIfRoom(std::span<const std::byte> bytes) noexcept;
-  // A message: copied, or taken over where it is queued.
+  // A message: copied, or taken over where it is queued. Requires: can_send().
   [[nodiscard]] Queued Send(const Payload& payload, const MessageQueue::Label& label) noexcept;
   // Sends what waits in `backlog` next, whatever the limits.
   void Join(MessageQueue& backlog) noexcept;
-  // Has the bytes back that wait for room in the pipe, since some of them are not wanted any more.
+  // Has the bytes back that wait for room in the pipe, since some of them are not wanted any more. Requires,
+  // as WatchAcks: in_use().
   void TakeBack() noexcept;
   // Looks for acknowledgements, though nothing is sent, until all is acknowledged: OnAcked.
   void WatchAcks() noexcept;
@@ -187,15 +192,14 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   enum class SendUse : std::uint8_t { kWanted, kTakenBack };
   enum class Acks : std::uint8_t { kUnwatched, kWatched };
 
-  // For what small messages need besides their bytes, and for what keeps a block.
-  [[nodiscard]] std::size_t MemoryMax() const noexcept {
-    return limits_.max > SIZE_MAX / 4 ? SIZE_MAX : 2 * limits_.max + 4 * kBlockSize;
+  // Twice the limit and a little, for what small messages need besides their bytes: beyond it, messages that
+  // were acknowledged out of order leave blocks behind in which others still are.
+  [[nodiscard]] bool MemoryInBounds() const noexcept {
+    constexpr std::size_t kFree = 4 * kBlockSize;
+    return queue_.memory() <= kFree || (queue_.memory() - kFree) / 2 <= limits_.max;
   }
   [[nodiscard]] Queued Admit(std::size_t size) const noexcept;
   [[nodiscard]] Queued Enqueued(bool taken) noexcept;
-  [[nodiscard]] bool in_use() const noexcept {
-    return phase_ == Phase::kOpen || phase_ == Phase::kDraining;
-  }
   [[nodiscard]] static bool IsOver(const Stall& stall, OpState operation) noexcept;
   void StartReceive() noexcept;
   void DeliverHeld() noexcept;

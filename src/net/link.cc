@@ -84,7 +84,7 @@ void LinkCore::Later(Task task) {
 }
 
 void LinkCore::RunDeferred() noexcept {
-  if (!CallFlushed(Delivery::Flushes::kOver)) return;
+  if (!CallFlushed(Delivery::Flushes::kOver) || !CallWritable()) return;
   switch (std::exchange(task_, Task::kNone)) {
     case Task::kNone:
       break;

@@ -134,6 +134,7 @@ class LinkCore final : public Mortal,
   void NoteLost(std::uint64_t sequence) noexcept;
   [[nodiscard]] bool IsOutstanding(std::uint64_t through) const noexcept;
   [[nodiscard]] bool CallFlushed(Delivery::Flushes which);
+  [[nodiscard]] bool CallWritable();
   [[nodiscard]] Down MakeDown() const;
   [[nodiscard]] Verdict AskUser(const Down& down, std::uint64_t random) const;
   void OnTimer() noexcept;

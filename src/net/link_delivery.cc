@@ -194,7 +194,7 @@ bool LinkCore::Acknowledge(std::uint64_t sequence) noexcept {
 }
 
 Instant LinkCore::next_expiry() const noexcept {
-  Instant next = connection_.busy() ? connection_.queue().next_expiry() : kNever;
+  Instant next = connection_.in_use() ? connection_.queue().next_expiry() : kNever;
   if (delivery_.backlog != nullptr) next = std::min(next, delivery_.backlog->next_expiry());
   return std::max(next, delivery_.next_look);
 }
@@ -206,7 +206,7 @@ void LinkCore::ExpireMessages(Instant now) {
     Call(options_->on_expired, MessageQueue::ViewOf(message, OnLoss::kHandBack));
   };
   std::size_t looked_at = connection_.queue().messages();
-  if (connection_.busy() && connection_.queue().Expire(now, expire)) connection_.TakeBack();
+  if (connection_.in_use() && connection_.queue().Expire(now, expire)) connection_.TakeBack();
   if (delivery_.backlog != nullptr) {
     looked_at += delivery_.backlog->messages();
     static_cast<void>(delivery_.backlog->Expire(now, expire));
@@ -225,7 +225,7 @@ SendStatus LinkCore::Flush(absl::AnyInvocable<void(Link&, bool)> done) {
   wait->through = delivery_.next_sequence - 1;
   wait->done = std::move(done);
   delivery_.flushes.PushBack(*wait);
-  if (connection_.busy()) connection_.WatchAcks();
+  if (connection_.in_use()) connection_.WatchAcks();
   core_.Defer(*this);
   return SendStatus::kQueued;
 }
@@ -237,9 +237,22 @@ bool LinkCore::IsOutstanding(std::uint64_t through) const noexcept {
 }
 
 void LinkCore::OnAcked() noexcept {
-  if (!delivery_.flushes.empty() && !IsOutstanding(delivery_.flushes.front()->through)) {
-    core_.Defer(*this);
+  const bool flushed =
+      !delivery_.flushes.empty() && !IsOutstanding(delivery_.flushes.front()->through);
+  if (flushed || delivery_.room == Delivery::Backlog::kRefused) core_.Defer(*this);
+}
+
+// While there is no session: what expired, was handed back or acknowledged has made room. False: the handle
+// is gone.
+bool LinkCore::CallWritable() {
+  if (delivery_.room == Delivery::Backlog::kHasRoom || !holds()) return handle_ != nullptr;
+  const MessageQueue& backlog = *delivery_.backlog;
+  if (backlog.queued() > options_->queue_low || backlog.held() > options_->queue_max / 2 ||
+      backlog.messages() > messages_max() / 2) {
+    return handle_ != nullptr;
   }
+  delivery_.room = Delivery::Backlog::kHasRoom;
+  return Call(options_->on_writable);
 }
 
 // Tells of the flushes that are over, but for those that are asked for meanwhile. False: the handle is

@@ -273,18 +273,52 @@ TEST_F(MessageQueueTest, WhatThePeerAcknowledgesIsOutstandingUntilThen) {
   EXPECT_EQ(Left(queue), "2:in_doubt 4:in_doubt");
 }
 
+TEST_F(MessageQueueTest, PingsBehindAMessageThatWaitsForItsPeerCostNoMemory) {
+  queue.SetAckedBy(MessageQueue::AckedBy::kPeer);
+  Push("question");
+  Send(8);
+  for (std::uint64_t i = 1; i <= 1'000; ++i) {
+    ASSERT_TRUE(queue.Append(Bytes("ping")));
+    Send(4);
+    queue.OnAcked(8 + 4 * i);
+    queue.CheckInvariants();
+    ASSERT_LE(pool.in_use(), 3u);
+  }
+  EXPECT_EQ(queue.held(), 8u);
+  EXPECT_TRUE(queue.Acknowledge(1));
+}
+
 TEST_F(MessageQueueTest, AMessageMayBeAcknowledgedWhileItIsBeingSent) {
   queue.SetAckedBy(MessageQueue::AckedBy::kPeer);
   PushTens(3);
   ASSERT_EQ(Text(GatherParts(queue)).size(), 30u);
-  EXPECT_TRUE(queue.Acknowledge(1));  // In the kernel's hands: its bytes stay.
-  EXPECT_TRUE(queue.Acknowledge(2));
+  EXPECT_TRUE(queue.Acknowledge(2));  // In the kernel's hands: its bytes stay.
   queue.OnSent(5);
-  EXPECT_EQ(queue.messages(), 2u);  // The second was not begun; the first must be finished.
+  EXPECT_TRUE(queue.Acknowledge(1));  // Begun: the rest of it has to follow.
+  EXPECT_EQ(queue.messages(), 2u);    // The second was not begun; the first must be finished.
   EXPECT_EQ(Text(GatherParts(queue)), "567890123456789");
   queue.OnSent(15);
   EXPECT_EQ(queue.acked(), 1u + 1u);
   EXPECT_EQ(queue.messages(), 1u);
+}
+
+TEST_F(MessageQueueTest, WhatIsAcknowledgedWhileItIsBeingSentIsAckedIfTheSessionEndsThere) {
+  queue.SetAckedBy(MessageQueue::AckedBy::kPeer);
+  PushTens(2);
+  Send(5);
+  EXPECT_TRUE(queue.Acknowledge(1));
+  EXPECT_EQ(queue.Settle({.acked = 0, .sent = 5}),
+            (Fates{.first_sequence = 1, .acked = 1, .unsent = 1}));
+}
+
+TEST_F(MessageQueueTest, KnowsWhetherAMessageUpToANumberIsHere) {
+  ASSERT_TRUE(queue.Append(Bytes("ping")));
+  EXPECT_FALSE(queue.HasThrough(1));
+  next = 5;
+  PushTens(1);
+  EXPECT_FALSE(queue.HasThrough(4));
+  EXPECT_TRUE(queue.HasThrough(5));
+  EXPECT_EQ(Left(queue), "5:acked");
 }
 
 // --- Sessions.
@@ -417,6 +451,18 @@ TEST(MessageQueueMemoryTest, OutOfMemoryRefusesWholeAndChangesNothing) {
   }
   const FailingNew just_enough(5);
   EXPECT_TRUE(queue.AppendMessage({Bytes(large)}, {.sequence = 2}));
+}
+
+TEST(MessageQueueMemoryTest, TheFirstMessageNeedsABlockForItsBytesAndOneForItself) {
+  BlockPool pool(0);
+  MessageQueue queue(pool);
+  for (std::size_t blocks = 0; blocks < 2; ++blocks) {
+    const FailingNew no_memory(blocks);
+    EXPECT_FALSE(queue.AppendMessage({Bytes("x")}, {.sequence = 1}));
+    EXPECT_FALSE(queue.Append(Bytes("x")));
+    queue.CheckInvariants();
+    EXPECT_EQ(pool.in_use(), 0u);
+  }
 }
 
 TEST_F(MessageQueueTest, ABlockGoesWithTheLastMessageThatNeedsIt) {

@@ -276,6 +276,28 @@ TEST_P(DeliveryTest, WhatIsHeldHasABoundAndOnWritableComesOnceThereIsRoom) {
   EXPECT_EQ(Send(*link), SendStatus::kQueued);
 }
 
+TEST_P(DeliveryTest, RoomThatIsMadeWhileDownIsTold) {
+  RawServer server;
+  LinkOptions options = Options(server, OnLoss::kHandBack);
+  options.hold_while_down = true;
+  options.queue_max = options.queue_high = 10 * kSize;
+  options.queue_low = 5 * kSize;
+  int writables = 0;
+  options.on_writable = [&](Link& writable) {
+    ++writables;
+    EXPECT_TRUE(writable.writable());
+  };
+  std::unique_ptr<Link> link = Make(std::move(options));
+  while (Send(*link, {.ttl = 20ms}) == SendStatus::kQueued) {
+  }
+  EXPECT_FALSE(link->writable());
+  ASSERT_TRUE(RunUntil([&] { return writables > 0; }));
+  EXPECT_EQ(expired_.size(), 10u);
+  EXPECT_EQ(Send(*link), SendStatus::kQueued);
+  RunFor(20ms);
+  EXPECT_EQ(writables, 1);
+}
+
 TEST_P(DeliveryTest, WithoutHoldNothingIsTakenWhileDown) {
   RawServer server;
   std::unique_ptr<Link> link = Make(Options(server, OnLoss::kReplayUnacked));
@@ -446,7 +468,7 @@ TEST_P(DeliveryTest, ExactlyWhatThePeerDidNotAcknowledgeIsSentAgain) {
     peer = AcceptFrom(server);
     ASSERT_TRUE(RunUntil([&] { return diary_.ups == 2; }));
     EXPECT_EQ(ReadMessages(peer, 3), (std::vector<std::uint64_t>{2, 3, 6}));
-    for (const std::uint64_t sequence : {2, 3, 6}) EXPECT_TRUE(link->Acknowledge(sequence));
+    for (const std::uint64_t sequence : {2u, 3u, 6u}) EXPECT_TRUE(link->Acknowledge(sequence));
     EXPECT_EQ(link->stats().acked, 3u);  // The last three are of the session that is up.
     on_down_ = nullptr;
     link->Close(0s);
@@ -454,6 +476,35 @@ TEST_P(DeliveryTest, ExactlyWhatThePeerDidNotAcknowledgeIsSentAgain) {
     EXPECT_EQ(link->stats().acked, 6u);
     EXPECT_EQ(link->stats().in_doubt + link->stats().unsent, 0u);
   }
+}
+
+TEST_P(DeliveryTest, WhatIsAcknowledgedOutOfOrderCannotPinMemoryPastTheBound) {
+  RawServer server;
+  Fd peer;
+  LinkOptions options = Options(server, OnLoss::kReplayUnacked);
+  options.acked_by = AckedBy::kPeer;
+  options.queue_max = options.queue_high = 16 << 10;
+  options.queue_low = 8 << 10;
+  int writables = 0;
+  options.on_writable = [&](Link&) { ++writables; };
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
+  // One of each four stays, and the block that it is in with it.
+  std::vector<std::uint64_t> waiting;
+  ASSERT_TRUE(RunUntil([&] {
+    if (Send(*link) != SendStatus::kQueued) return true;
+    static_cast<void>(ReadAvailable(peer));
+    if (sent_ % 4 == 0) {
+      waiting.push_back(sent_);
+    } else {
+      EXPECT_TRUE(link->Acknowledge(sent_));
+    }
+    return false;
+  }));
+  EXPECT_LT(waiting.size() * kSize, 16u << 10);  // Not for their own sake.
+  EXPECT_LE(reactor().stats().send_blocks, (2u * (16 << 10)) / 4096 + 4 + 2);
+  for (const std::uint64_t sequence : waiting) EXPECT_TRUE(link->Acknowledge(sequence));
+  ASSERT_TRUE(RunUntil([&] { return writables > 0; }));
+  EXPECT_EQ(Send(*link), SendStatus::kQueued);
 }
 
 TEST_P(DeliveryTest, ReplayOfTheUnackedNeedsSomebodyWhoAcknowledges) {
