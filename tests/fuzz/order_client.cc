@@ -100,6 +100,10 @@ void LinkUser::Make(bool start) {
     replies_ = 0;
     if (plan_.greeting.has_value()) Send(*plan_.greeting);
     Leave(Where::kUp);
+    // Nothing is kept here (OnLoss::kHandBack), so that the gate lets nothing out.
+    if (checker_ == &checker && link_ != nullptr) {
+      static_cast<void>(checker.OnUpReturned(Now(), session_bytes_));
+    }
   };
   options->on_data = [this, &checker](Link& link, std::span<const std::byte> bytes) {
     Enter(checker, Where::kData);
@@ -270,7 +274,8 @@ void LinkUser::Perform(const Deed& deed, Where where) {
       if (state == LinkState::kBackoff) checker_->OnRetryNow(Now());
       return link_->RetryNow();
     case Act::kMarkHealthy:
-      if (state == LinkState::kUp) checker_->OnMarkHealthy(Now());
+      if (state == LinkState::kUp)
+        static_cast<void>(checker_->OnMarkHealthy(Now(), session_bytes_));
       return link_->MarkHealthy();
     case Act::kPing:
       static_cast<void>(link_->Ping(PingOf(index_)));
