@@ -368,6 +368,18 @@ TEST_F(MessageQueueTest, WhatASessionBeginsWithIsKeptByNoRule) {
   });
 }
 
+// The ping of a session that ended is still the last item when the next one begins.
+TEST_F(MessageQueueTest, BytesBehindAnOldPingAreBytesOfTheirOwn) {
+  Push("message");
+  ASSERT_TRUE(queue.Append(Bytes("old ping")));
+  Send(15);
+  EXPECT_EQ(queue.Settle({.acked = 0, .sent = 15}).in_doubt, 1u);
+  EXPECT_EQ(queue.queued(), 7u);
+  ASSERT_TRUE(queue.Append(Bytes("new ping")));
+  queue.CheckInvariants();
+  EXPECT_EQ(Text(GatherParts(queue)), "messagenew ping");
+}
+
 TEST_F(MessageQueueTest, JoinedBeforeComesFirst) {
   PushTens(1);
   MessageQueue later(pool);

@@ -691,6 +691,21 @@ TEST_P(FaultTest, WithoutTheKernelsFiguresALinkWorksAndAllThatWasWrittenIsInDoub
   EXPECT_EQ(diary_.downs[0].unsent, 0u);
 }
 
+// TCP_INFO tells the state, but not what is acknowledged.
+TEST_P(FaultTest, WithoutIoctlAllThatWasWrittenIsInDoubt) {
+  kernel_.Inject({.call = KernelCall::kIoctl, .result = -EPERM, .count = internal::kForever});
+  RawServer server;
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer);
+  EXPECT_EQ(link->Send("hello").status, SendStatus::kQueued);
+  EXPECT_EQ(ReadFrom(peer, 5), "hello");
+  link->Drop(Error::Protocol());
+  ASSERT_TRUE(RunUntilDowns(1));
+  EXPECT_EQ(diary_.downs[0].in_doubt, 1u);
+  EXPECT_EQ(diary_.downs[0].total(), 1u);
+  EXPECT_GT(diary_.downs[0].tcp.rtt, Duration::zero());
+}
+
 TEST_P(FaultTest, WithoutTheKernelsFiguresADrainOnAUnixSocketLeavesDoubt) {
   kernel_.Inject({.call = KernelCall::kIoctl, .result = -EPERM, .count = internal::kForever});
   RawServer server(Family::kUnix);
