@@ -265,6 +265,21 @@ class Link {
   bool Ping(std::span<const std::byte> bytes);
   bool Ping(std::string_view bytes) { return Ping(std::as_bytes(std::span(bytes))); }
 
+  // No on_data after PauseReceive returned, until ResumeReceive; what had arrived by then is kept (no
+  // more than the reactor's receive buffers hold) and delivered first, in order. The peer is held back
+  // by TCP's own window. Only in kUp, else they do nothing; a pause belongs to its session, and the next
+  // one begins unpaused. Close while paused drops what was not delivered.
+  //   A pause never makes a live peer look dead: silence is not judged by bytes meanwhile, and
+  // ResumeReceive grants a fresh silence_max. Pings go out every half of silence_max, answered or not.
+  // The price is that a death is noticed later. A TCP connection that was reset: with the next ping, or
+  // Send, or within silence_max. A peer that vanished: within silence_max without a ping (the kernel's
+  // acknowledgements are judged on); with one within 2.5 times that, when the kernel has given it up. A
+  // process that is stuck, a peer that has closed in good order, and on AF_UNIX any end: with
+  // ResumeReceive, or a Send that fails. A session that ends while paused takes what was not delivered
+  // with it.
+  void PauseReceive();
+  void ResumeReceive();
+
   // The peer's application has this message (AckedBy::kPeer): it is acked, and never sent again. Any
   // order, any state, also from on_down for a message of its list. False: no such message is outstanding.
   // O(outstanding messages before it).

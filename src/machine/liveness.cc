@@ -6,7 +6,7 @@ namespace holdfast::internal {
 
 void Liveness::Start(Instant now, bool pings_now) noexcept {
   running_ = true;
-  pings_ = false;
+  pings_ = paused_ = false;
   next_scheduled_ = kNever;
   last_life_ = now;
   silence_ = {};
@@ -23,8 +23,22 @@ void Liveness::StartPings(Instant now) noexcept {
 }
 
 void Liveness::Stop() noexcept {
-  running_ = false;
+  running_ = paused_ = false;
   silence_ = {};
+}
+
+void Liveness::OnPaused(Instant now) noexcept {
+  if (!running_ || paused_) return;
+  paused_ = true;
+  // The next ping is due half a silence after the last, as between the answers of a live peer.
+  if (silence_.pinged) pings_since_ = SaturatingAdd(now, half());
+  silence_ = {};
+}
+
+void Liveness::OnResumed(Instant now) noexcept {
+  if (!paused_) return;
+  paused_ = false;
+  OnReceived(now);
 }
 
 Instant Liveness::next_deadline() const noexcept {
@@ -71,15 +85,17 @@ bool Liveness::judges() const noexcept {
   return options_.silence_max > Duration::zero() && (options_.has_ping || options_.kernel_life);
 }
 
+// Rounded up: a byte after the ping then never asks for an earlier deadline than the one armed.
+Duration Liveness::half() const noexcept { return options_.silence_max - options_.silence_max / 2; }
+
 Instant Liveness::death_deadline() const noexcept {
-  return judges() ? SaturatingAdd(last_life_, options_.silence_max) : kNever;
+  const bool unseen = paused_ && options_.has_ping;  // What would be life, nobody would see.
+  return judges() && !unseen ? SaturatingAdd(last_life_, options_.silence_max) : kNever;
 }
 
 Instant Liveness::ping_deadline() const noexcept {
   if (!judges() || !pings_ || silence_.pinged) return kNever;
-  // Rounded up: a byte after the ping then never asks for an earlier deadline than the one armed.
-  const Duration half = options_.silence_max - options_.silence_max / 2;
-  return std::max(SaturatingAdd(last_life_, half), pings_since_);
+  return std::max(SaturatingAdd(last_life_, half()), pings_since_);
 }
 
 void Liveness::Suspect(Instant now) noexcept {
@@ -100,7 +116,8 @@ void Liveness::GrantLeaseAfterStall(Instant now) noexcept {
 bool Liveness::TakePing(Instant now) noexcept {
   const bool for_silence = now >= ping_deadline();
   const bool for_schedule = now >= next_scheduled_;
-  if (for_silence) silence_.pinged = true;
+  if (for_silence && paused_) pings_since_ = SaturatingAdd(now, half());
+  if (for_silence && !paused_) silence_.pinged = true;
   if (for_schedule) {
     const Instant next = SaturatingAdd(next_scheduled_, options_.ping_interval);
     next_scheduled_ = next > now ? next : SaturatingAdd(now, options_.ping_interval);

@@ -14,6 +14,11 @@
 //  - The stall guard. When this loop itself was late by more than a quarter of silence_max (suspend,
 //    SIGSTOP, a debugger), the peer's answers may lie unread, or our ping unsent: one fresh lease of
 //    silence_max is granted, once, until the next sign of life.
+// While the user has paused receiving nobody sees a byte, so no byte can be missed: silence is not judged
+// by bytes then, but the ping goes out every half of silence_max all the same, for the peer may judge
+// us, and a send finds a connection that died. Where the kernel's acknowledgements are life they are
+// judged on: the kernel hears the peer for us. The end of the pause is a fresh lease.
+//
 // So a death is never declared before silence_max has passed since the last sign of life, and without
 // a stall one turn after that, or a quarter of silence_max in a loop that never runs dry.
 //
@@ -66,6 +71,12 @@ class Liveness {
   // The connection is down: no deadline.
   void Stop() noexcept;
 
+  // The user reads no more, and reads again: in between no OnReceived comes, and none is missed. A
+  // suspicion is taken back. The caller arms next_deadline() anew after OnResumed. No-ops while stopped,
+  // and where nothing changes.
+  void OnPaused(Instant now) noexcept;
+  void OnResumed(Instant now) noexcept;
+
   // Bytes came. For every receive: two stores.
   void OnReceived(Instant now) noexcept {
     last_life_ = now;
@@ -90,6 +101,8 @@ class Liveness {
 
   // True exactly while a death waits for its confirmation.
   [[nodiscard]] bool suspect() const noexcept { return silence_.suspect; }
+  // True exactly between OnPaused and OnResumed.
+  [[nodiscard]] bool paused() const noexcept { return paused_; }
 
  private:
   // What has happened since the last sign of life.
@@ -100,6 +113,7 @@ class Liveness {
   };
 
   [[nodiscard]] bool judges() const noexcept;
+  [[nodiscard]] Duration half() const noexcept;
   [[nodiscard]] Instant death_deadline() const noexcept;
   [[nodiscard]] Instant ping_deadline() const noexcept;
   void Suspect(Instant now) noexcept;
@@ -108,7 +122,8 @@ class Liveness {
 
   LivenessOptions options_;
   bool running_ = false;
-  bool pings_ = false;  // Pings may go out.
+  bool pings_ = false;   // Pings may go out.
+  bool paused_ = false;  // Nobody receives: bytes prove nothing.
   Silence silence_;
   Instant last_life_{};              // The last sign of life, or the start of a fresh lease.
   Instant pings_since_{};            // No ping is due before.

@@ -233,10 +233,14 @@ void Connection::Trim() noexcept {
   owner_.OnAcked();
 }
 
-std::optional<Instant> Connection::LastAck() const noexcept {
-  const auto age = ReadLastAckAge(core_.kernel(), socket_->fd);
+std::optional<Instant> Connection::LastHeard() const noexcept {
+  const auto age = ReadLastHeardAge(core_.kernel(), socket_->fd);
   if (!age.has_value()) return std::nullopt;
   return core_.kernel().ClockNow() - *age;
+}
+
+bool Connection::DiedUnseen() const noexcept {
+  return socket_ != nullptr && ReadTcpState(core_.kernel(), socket_->fd) == kTcpClose;
 }
 
 // The last thing its caller does: OnWritable may end everything.

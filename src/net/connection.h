@@ -132,8 +132,10 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
 
   [[nodiscard]] Instant next_deadline() const noexcept;
   void OnDeadline(Instant now) noexcept;
-  // When the peer's kernel last acknowledged something; nullopt where the kernel cannot say.
-  [[nodiscard]] std::optional<Instant> LastAck() const noexcept;
+  // When the peer's kernel last acknowledged or sent something; nullopt where ours cannot say.
+  [[nodiscard]] std::optional<Instant> LastHeard() const noexcept;
+  // TCP says that it is over, which no event tells while nobody receives.
+  [[nodiscard]] bool DiedUnseen() const noexcept;
 
   [[nodiscard]] int fd() const noexcept { return socket_ == nullptr ? -1 : socket_->fd; }
   [[nodiscard]] bool writable() const noexcept { return room_ == Room::kYes; }

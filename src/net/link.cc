@@ -319,6 +319,7 @@ void LinkCore::OnTimer() noexcept {
 }
 
 void LinkCore::OnLivenessDeadline() noexcept {
+  if (liveness_.paused() && connection_.DiedUnseen()) return Fire(LinkEvent::kFailed);
   switch (liveness_.OnDeadline(core_.now(), core_.everything_dispatched())) {
     case Liveness::Step::kNone:
       return;
@@ -329,7 +330,7 @@ void LinkCore::OnLivenessDeadline() noexcept {
       Call(options_->on_heartbeat);
       return;
     case Liveness::Step::kAskKernel:
-      liveness_.OnKernelLife(connection_.LastAck().value_or(Instant::min()), core_.now());
+      liveness_.OnKernelLife(connection_.LastHeard().value_or(Instant::min()), core_.now());
       return;
     case Liveness::Step::kDead:
       declared_ = Error::Deadline(Operation::kHeartbeat);

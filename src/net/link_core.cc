@@ -109,6 +109,20 @@ void LinkCore::Close(Duration drain, ClosedReason reason) {
   Fire(LinkEvent::kClose);
 }
 
+void LinkCore::Pause() noexcept {
+  if (state() != LinkState::kUp) return;
+  connection_.Pause();
+  liveness_.OnPaused(core_.now());
+  Rearm();
+}
+
+void LinkCore::Resume() noexcept {
+  if (state() != LinkState::kUp) return;
+  connection_.Resume();
+  liveness_.OnResumed(core_.now());
+  Rearm();
+}
+
 LinkStats LinkCore::stats() const noexcept {
   LinkStats stats = stats_;
   stats.bytes_sent += connection_.written();

@@ -55,6 +55,8 @@ class LinkCore final : public Mortal,
   void Close(Duration drain, ClosedReason reason);
   [[nodiscard]] SendResult Send(const Payload& payload, const SendOptions& options);
   [[nodiscard]] bool Ping(std::span<const std::byte> bytes);
+  void Pause() noexcept;
+  void Resume() noexcept;
 
   [[nodiscard]] LinkState state() const noexcept { return machine_.state(); }
   [[nodiscard]] bool writable() const noexcept;

@@ -94,6 +94,8 @@ SendResult Link::SendBorrowed(std::span<const std::byte> message,
   return result;
 }
 bool Link::Ping(std::span<const std::byte> bytes) { return core_->Ping(bytes); }
+void Link::PauseReceive() { core_->Pause(); }
+void Link::ResumeReceive() { core_->Resume(); }
 bool Link::Acknowledge(std::uint64_t sequence) { return core_->Acknowledge(sequence); }
 SendStatus Link::Flush(absl::AnyInvocable<void(Link&, bool all_acked)> done) {
   return core_->Flush(std::move(done));

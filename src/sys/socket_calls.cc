@@ -121,10 +121,10 @@ std::optional<std::uint8_t> ReadTcpState(Kernel& kernel, int fd) noexcept {
   return info.tcpi_state;
 }
 
-std::optional<Duration> ReadLastAckAge(Kernel& kernel, int fd) noexcept {
+std::optional<Duration> ReadLastHeardAge(Kernel& kernel, int fd) noexcept {
   tcp_info info;
   if (!ReadTcpInfo(kernel, fd, &info)) return std::nullopt;
-  return std::chrono::milliseconds(info.tcpi_last_ack_recv);
+  return std::chrono::milliseconds(std::min(info.tcpi_last_ack_recv, info.tcpi_last_data_recv));
 }
 
 DisconnectFigures DisconnectTwice(Kernel& kernel, int fd, std::uint32_t outq_before) noexcept {

@@ -36,9 +36,10 @@ enum class DeathKind { kOfItself, kDeclared };
 // tcpi_state; nullopt when TCP_INFO is not to be had.
 [[nodiscard]] std::optional<std::uint8_t> ReadTcpState(Kernel& kernel, int fd) noexcept;
 
-// How long ago the peer's kernel last acknowledged something (tcpi_last_ack_recv); nullopt when TCP_INFO
-// is not to be had.
-[[nodiscard]] std::optional<Duration> ReadLastAckAge(Kernel& kernel, int fd) noexcept;
+// How long ago something of the peer's kernel last arrived: an acknowledgement (tcpi_last_ack_recv), or
+// bytes (tcpi_last_data_recv), which count as no acknowledgement where they acknowledge nothing new.
+// nullopt when TCP_INFO is not to be had.
+[[nodiscard]] std::optional<Duration> ReadLastHeardAge(Kernel& kernel, int fd) noexcept;
 
 // Gives a live connection up exactly: connect(AF_UNSPEC) twice with the figures read between and after
 // (docs/kernel.md, "Giving up a live connection"). Sends a RST; the descriptor stays open.

@@ -485,6 +485,113 @@ TEST_F(LivenessTest, PingsMayBeScheduledWithoutJudgingAnybody) {
   ExpectNext(hours(1) + seconds(5));
 }
 
+// --- Pauses of the user's.
+
+TEST_F(LivenessTest, APausedLinkIsNeverDeadAndPingsOnEveryHalf) {
+  Use(kPings);
+  life.OnPaused(At(seconds(1)));
+  EXPECT_TRUE(life.paused());
+  for (Duration now = seconds(10); now < seconds(200); now += seconds(10)) {
+    ExpectNext(now);
+    ASSERT_EQ(Deadline(now), Step::kPing);
+    ASSERT_EQ(Deadline(now), Step::kNone);
+  }
+  EXPECT_FALSE(life.suspect());
+}
+
+TEST_F(LivenessTest, TheEndOfAPauseIsAFreshLease) {
+  Use(kPings);
+  life.OnPaused(At(seconds(1)));
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  life.OnResumed(At(seconds(99)));
+  EXPECT_FALSE(life.paused());
+  ExpectNext(seconds(109));
+  EXPECT_EQ(Deadline(seconds(109)), Step::kPing);
+  ExpectNext(seconds(119));
+  EXPECT_EQ(Deadline(seconds(119)), Step::kNone);
+  EXPECT_EQ(Deadline(seconds(119)), Step::kDead);
+}
+
+TEST_F(LivenessTest, APauseTakesASuspicionBack) {
+  Use(kPings);
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  ASSERT_EQ(Deadline(seconds(20)), Step::kNone);
+  ASSERT_TRUE(life.suspect());
+  life.OnPaused(At(seconds(20)));
+  EXPECT_FALSE(life.suspect());
+  ExpectNext(seconds(30));  // Half a silence after a ping that went out: no burst of them.
+  EXPECT_EQ(Deadline(seconds(20)), Step::kNone);
+  EXPECT_EQ(Deadline(seconds(30)), Step::kPing);
+}
+
+TEST_F(LivenessTest, ASkippedPingOfAPauseIsOwedASixteenthLater) {
+  Use(kPings);
+  life.OnPaused(At({}));
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  life.OnPingSkipped(At(seconds(10)));
+  ExpectNext(milliseconds(11'250));
+  EXPECT_EQ(Deadline(milliseconds(11'250)), Step::kPing);
+  ExpectNext(milliseconds(21'250));
+}
+
+TEST_F(LivenessTest, TheScheduleGoesOnDuringAPause) {
+  Use({.silence_max = seconds(20), .ping_interval = seconds(4), .has_ping = true});
+  life.OnPaused(At({}));
+  int pings = 0;
+  for (Instant now = life.next_deadline(); now < At(seconds(41)); now = life.next_deadline()) {
+    ASSERT_EQ(life.OnDeadline(now, kAllDispatched), Step::kPing);
+    ++pings;
+  }
+  EXPECT_EQ(pings,
+            12);  // Ten by schedule; two by silence, at 10 and 30 s: the schedule has the others.
+}
+
+TEST_F(LivenessTest, APausedLinkWithoutAPingIsJudgedByTheKernelAlone) {
+  Use(kKernel);
+  life.OnPaused(At(seconds(1)));
+  ASSERT_EQ(Deadline(seconds(20)), Step::kAskKernel);
+  life.OnKernelLife(At(seconds(15)), At(seconds(20)));
+  ExpectNext(seconds(35));
+  ASSERT_EQ(Deadline(seconds(35)), Step::kAskKernel);
+  life.OnKernelLife(Instant::min(), At(seconds(35)));
+  EXPECT_EQ(Deadline(seconds(35)), Step::kDead);
+}
+
+TEST_F(LivenessTest, APauseBelongsToItsSession) {
+  Use(kPings);
+  life.OnPaused(At({}));
+  life.Stop();
+  EXPECT_FALSE(life.paused());
+  life.OnPaused(At(seconds(1)));  // A no-op while stopped.
+  EXPECT_FALSE(life.paused());
+  life.Start(At(seconds(100)), true);
+  life.OnPaused(At(seconds(100)));
+  life.Start(At(seconds(200)), true);
+  ASSERT_EQ(Deadline(seconds(210)), Step::kPing);
+  ExpectNext(seconds(220));
+}
+
+TEST_F(LivenessTest, PausingAndResumingTwiceChangesNothing) {
+  Use(kPings);
+  life.OnResumed(At(seconds(5)));  // It was not paused: no lease.
+  ExpectNext(seconds(10));
+  life.OnPaused(At(seconds(5)));
+  ASSERT_EQ(Deadline(seconds(10)), Step::kPing);
+  life.OnPaused(At(seconds(11)));
+  ExpectNext(seconds(20));
+}
+
+TEST_F(LivenessTest, APauseBeforeTheLoginWaitsForItsPings) {
+  life = Liveness(kPings);
+  life.Start(At({}), false);
+  life.OnPaused(At(seconds(1)));
+  EXPECT_EQ(life.next_deadline(), kNever);
+  life.StartPings(At(seconds(50)));
+  ExpectNext(seconds(50));
+  EXPECT_EQ(Deadline(seconds(50)), Step::kPing);
+  ExpectNext(seconds(60));
+}
+
 // --- A whole loop, over random lives of the peer: what is promised, held against every turn.
 
 // A connection as a loop sees it: bytes and acknowledgements come, turns begin when something came or a
