@@ -8,6 +8,7 @@
 #include <holdfast/backoff.h>
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
+#include <holdfast/framing.h>
 #include <holdfast/link.h>
 #include <holdfast/link_state.h>
 #include <holdfast/listener.h>

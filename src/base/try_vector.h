@@ -64,6 +64,7 @@ class TryVector {
 
   [[nodiscard]] bool empty() const noexcept { return size_ == 0; }
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
+  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   [[nodiscard]] T* data() noexcept { return std::launder(reinterpret_cast<T*>(bytes_)); }
   [[nodiscard]] const T* data() const noexcept {
     return std::launder(reinterpret_cast<const T*>(bytes_));

@@ -1,5 +1,5 @@
-// What is read from people, for the fuzzers and for the suite that plays their corpora again: endpoints, the
-// chaos schedule, the values of flags. Each takes any bytes, and answers which promise they broke, or "".
+// What is read from people and peers, for the fuzzers and for the suite that plays their corpora again:
+// endpoints, the chaos schedule, the values of flags, framed messages. Each takes any bytes, and answers which promise they broke, or "".
 #ifndef HOLDFAST_TESTS_FUZZ_TEXT_INPUT_H_
 #define HOLDFAST_TESTS_FUZZ_TEXT_INPUT_H_
 
@@ -22,6 +22,12 @@ std::string CheckChaos(std::string_view text);
 // The values that the echo pair reads itself, and Given: the first byte says which, a command line has one
 // argument a line. (absl's own parsing ends the process where it finds a mistake.)
 std::string CheckFlags(std::string_view text);
+
+// FrameReader. The first five bytes choose a framing, its limits and the sizes of the parts in which the rest
+// is received. In parts it finds the messages, and the end, that a reader of the whole text finds.
+std::string CheckFraming(std::string_view text);
+// How many messages it finds.
+std::size_t CountMessages(std::string_view text);
 
 // The body of a fuzzer: says what was broken, and aborts.
 inline int Play(std::string (*check)(std::string_view), const std::uint8_t* data,

@@ -50,6 +50,8 @@ INSTANTIATE_TEST_SUITE_P(
                            [](const std::string& text) { return Endpoint::Parse(text).ok(); }},
                     Target{"chaos", &CheckChaos,
                            [](const std::string& text) { return echo::ParseChaos(text).ok(); }},
+                    Target{"framing", &CheckFraming,
+                           [](const std::string& text) { return CountMessages(text) >= 2; }},
                     Target{"flags", &CheckFlags,
                            [](const std::string& text) {
                              return text.find("json") != std::string::npos;

@@ -25,6 +25,7 @@ PUBLIC = {
     'holdfast/endpoint.h': 'core',
     'holdfast/socket_options.h': 'core',
     'holdfast/backoff.h': 'machine',
+    'holdfast/framing.h': 'machine',
     'holdfast/link_state.h': 'machine',
     'holdfast/message.h': 'machine',
     'holdfast/timer.h': 'reactor',
