@@ -39,6 +39,7 @@
 #include <holdfast/backoff.h>
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
+#include <holdfast/framing.h>
 #include <holdfast/link_state.h>
 #include <holdfast/message.h>
 #include <holdfast/socket_options.h>
@@ -184,10 +185,16 @@ struct LinkOptions {
   // Triggered, from any thread: Close(drain).
   std::stop_token stop = {};
   SocketOptions socket = {};
+  // With it whole messages come to on_message, and on_data is not to be set. A peer that sends a frame that
+  // is too long, or malformed, is given up as Drop does, but for a link that is being closed, which says
+  // no more of what it receives.
+  Framing framing = {};
 
   absl::AnyInvocable<void(Link&) const> on_up = {};
   // Bytes received, in order; the view dies with the call.
   absl::AnyInvocable<void(Link&, std::span<const std::byte>) const> on_data = {};
+  // A whole message, where they are framed; the view dies with the call.
+  absl::AnyInvocable<void(Link&, std::span<const std::byte> message) const> on_message = {};
   absl::AnyInvocable<void(Link&, const Down&) const> on_down = {};
   absl::AnyInvocable<void(Link&, const Closed&) const> on_closed = {};
   // Once for each return of writable() to true.
@@ -265,7 +272,7 @@ class Link {
   bool Ping(std::span<const std::byte> bytes);
   bool Ping(std::string_view bytes) { return Ping(std::as_bytes(std::span(bytes))); }
 
-  // No on_data after PauseReceive returned, until ResumeReceive; what had arrived by then is kept (no
+  // No on_data, no on_message after PauseReceive returned, until ResumeReceive; what had arrived by then is kept (no
   // more than the reactor's receive buffers hold) and delivered first, in order. The peer is held back
   // by TCP's own window. Only in kUp, else they do nothing; a pause belongs to its session, and the next
   // one begins unpaused. Close while paused drops what was not delivered.

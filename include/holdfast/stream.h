@@ -21,6 +21,7 @@
 
 #include <holdfast/endpoint.h>
 #include <holdfast/error.h>
+#include <holdfast/framing.h>
 #include <holdfast/time.h>
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -63,8 +64,14 @@ struct StreamOptions {
   // How long Close() without an argument may take to flush and to see the peer's end of file.
   Duration drain = std::chrono::seconds(5);
 
+  // With it whole messages come to on_message, and on_data is not to be set. One that is too long, or
+  // malformed, ends the stream as Drop does.
+  Framing framing = {};
+
   // Bytes received, in order; the view dies with the call.
   absl::AnyInvocable<void(Stream&, std::span<const std::byte>) const> on_data = {};
+  // A whole message, where they are framed; the view dies with the call.
+  absl::AnyInvocable<void(Stream&, std::span<const std::byte> message) const> on_message = {};
   // The peer shut its write side; it may still read, and this side may still send. Without it the
   // stream closes (draining) by itself.
   absl::AnyInvocable<void(Stream&) const> on_eof = {};
@@ -80,8 +87,8 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  // Begins to receive. Null, or options that ValidateStreamOptions refuses: the limits and drain are the
-  // defaults. `user` is returned by user(). A second Start does nothing.
+  // Begins to receive. Null, or options that ValidateStreamOptions refuses: the limits, drain and framing are
+  // the defaults. `user` is returned by user(). A second Start does nothing.
   //   Before it Send says kNotUp, CloseWrite does nothing, and PauseReceive holds: Start begins paused.
   // Close and Drop, like the destructor, close the socket at once and without on_closed, and Start does
   // nothing from then on.
@@ -91,7 +98,7 @@ class Stream {
   SendStatus Send(std::span<const std::byte> bytes);
   SendStatus Send(std::string_view text) { return Send(std::as_bytes(std::span(text))); }
 
-  // No on_data after PauseReceive returned, until ResumeReceive; what had arrived by then is kept and
+  // No on_data, no on_message after PauseReceive returned, until ResumeReceive; what had arrived by then is kept and
   // delivered first, in order. The peer is held back by TCP's own window. A paused stream that has
   // nothing to send learns of a reset when it resumes: nobody looks while nobody reads.
   void PauseReceive();

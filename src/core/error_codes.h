@@ -34,6 +34,9 @@ inline constexpr int kCancelledCode = -ECANCELED;
 // What Backend::Open and Adopt answer when there is no slot. Also for the runtime's own memory: an
 // attempt or a connection that cannot have it ends as one that the kernel had none for.
 inline constexpr int kNoMemoryCode = -ENOMEM;
+// What a peer did that sends a frame which is too long, or none (machine/frame_reader.h).
+inline constexpr int kTooLongCode = -EMSGSIZE;
+inline constexpr int kMalformedCode = -EBADMSG;
 // What io_uring_enter(2) answers to a thread that is not the ring's, and a backend to a forked child.
 inline constexpr int kWrongThreadCode = -EEXIST;
 

@@ -32,12 +32,15 @@ Connection::~Connection() {
   HOLDFAST_CHECK(socket_ == nullptr);
 }
 
-void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept {
+void Connection::Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits,
+                      const Framing& framing) noexcept {
   HOLDFAST_CHECK(phase_ == Phase::kNone);
   HOLDFAST_CHECK(socket->idle());
   socket_ = std::move(socket);
   socket_->events = this;
   limits_ = limits;
+  framing_ = &framing;
+  frames_.Reset();
   phase_ = Phase::kOpen;
   write_ = WriteSide::kOpen;
   read_ = ReadSide::kOpen;
@@ -371,15 +374,57 @@ void Connection::OnReceive(Socket&, Result result, const std::byte* data) noexce
   receive_stall_ = {};
   // Closed while paused: the user does not want it.
   if (!in_use() || (read_ == ReadSide::kPaused && phase_ == Phase::kDraining)) return;
-  if (read_ == ReadSide::kPaused || !held_.empty()) {
-    if (held_.TryAppend(bytes)) return;
-    // They are lost, and so is what follows them: whatever the peer does, this is the end's reason.
-    declared_ = {Operation::kReceive, ErrorClass::kResource, Action::kBackOff, -kNoMemoryCode};
-    core_.Count(declared_);
-    Lose();
-    return;
-  }
+  if (read_ == ReadSide::kPaused || !held_.empty()) return Hold(bytes);
+  Deliver(bytes);
+}
+
+void Connection::Hold(std::span<const std::byte> bytes) noexcept {
+  if (held_.TryAppend(bytes)) return;
+  // They are lost, and so is what follows them.
+  LoseBy({Operation::kReceive, ErrorClass::kResource, Action::kBackOff, -kNoMemoryCode});
+}
+
+// Whatever the peer does meanwhile, this is the end's reason.
+void Connection::LoseBy(const Error& error) noexcept {
+  declared_ = error;
+  core_.Count(declared_);
+  Lose();
+}
+
+void Connection::Deliver(std::span<const std::byte> bytes) noexcept {
   owner_.OnBytes(bytes);
+  if (!std::holds_alternative<std::monostate>(*framing_)) DeliverMessages(bytes);
+}
+
+// Each message may pause the rest, close the connection, or fork.
+void Connection::DeliverMessages(std::span<const std::byte> bytes) noexcept {
+  while (in_use() && !core_.forked()) {
+    if (read_ == ReadSide::kPaused) {
+      if (phase_ == Phase::kOpen && !bytes.empty()) Hold(bytes);
+      return;
+    }
+    const FrameReader::Next next = frames_.Read(*framing_, bytes);
+    switch (next.found) {
+      case FrameReader::Found::kMessage:
+        owner_.OnMessage(next.message);
+        break;
+      case FrameReader::Found::kMore:
+        return;
+      case FrameReader::Found::kTooLong:
+        return FailFrames(kTooLongCode);
+      case FrameReader::Found::kMalformed:
+        return FailFrames(kMalformedCode);
+      case FrameReader::Found::kNoMemory:
+        return LoseBy(
+            {Operation::kReceive, ErrorClass::kResource, Action::kBackOff, -kNoMemoryCode});
+    }
+  }
+}
+
+// What a peer says that is being closed anyway stops nothing: what was sent to it is still seen off.
+void Connection::FailFrames(int code) noexcept {
+  if (phase_ == Phase::kDraining) return;
+  LoseBy({Operation::kReceive, ErrorClass::kProtocol, Action::kBackOff, -code});
 }
 
 void Connection::OnReceiveEnd(Result result) noexcept {
@@ -428,7 +473,7 @@ void Connection::OnReceiveEnd(Result result) noexcept {
 
 void Connection::DeliverHeld() noexcept {
   const TryVector<std::byte> held = std::move(held_);
-  if (!held.empty()) owner_.OnBytes({held.data(), held.size()});
+  if (!held.empty()) Deliver({held.data(), held.size()});
 }
 
 // --- The end.
@@ -529,6 +574,7 @@ void Connection::Finish() noexcept {
   socket_.reset();
   if (Flushable::linked()) Flushable::Unlink();
   held_ = {};
+  frames_.Reset();
   end.fates = queue_.Settle({.acked = end.account.acked, .sent = end.account.sent_boundary});
   phase_ = Phase::kNone;
   drain_deadline_ = poll_at_ = trim_at_ = kNever;

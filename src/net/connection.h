@@ -26,6 +26,7 @@
 #include "backend/socket.h"
 #include "base/try_vector.h"
 #include "machine/account.h"
+#include "machine/frame_reader.h"
 #include "machine/message_queue.h"
 #include "machine/trim_policy.h"
 #include "reactor/reactor_core.h"
@@ -45,12 +46,14 @@ struct SessionEnd {
   std::uint64_t bytes_received = 0;
 };
 
-// Each call but OnAcked and OnDeadlineChanged is the last thing that the connection does before it
-// returns to the loop; the owner may destroy its handle in it, and it runs inside no call of the
+// Each call but OnBytes, OnMessage, OnAcked and OnDeadlineChanged is the last thing that the connection does
+// before it returns to the loop; the owner may destroy its handle in it, and it runs inside no call of the
 // owner's but OnDeadline.
 class ConnectionOwner {
  public:
+  // As they were received; where they are framed, their messages follow.
   virtual void OnBytes(std::span<const std::byte> bytes) noexcept = 0;
+  virtual void OnMessage(std::span<const std::byte> message) noexcept = 0;
   // The peer's FIN, verified; nothing more will be received. The write side is as it was.
   virtual void OnEndOfFile() noexcept = 0;
   // It is lost: nothing more is received or sent. Settle() is due.
@@ -87,8 +90,9 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Requires: !busy(). Receives from now on.
-  void Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits) noexcept;
+  // Requires: !busy(). Receives from now on. `framing` lives as long as the owner.
+  void Open(std::unique_ptr<Socket> socket, const ConnectionLimits& limits,
+            const Framing& framing) noexcept;
   [[nodiscard]] bool busy() const noexcept { return phase_ != Phase::kNone; }
 
   // Neither lost nor being ended.
@@ -204,7 +208,12 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   [[nodiscard]] Queued Enqueued(bool taken) noexcept;
   [[nodiscard]] static bool IsOver(const Stall& stall, OpState operation) noexcept;
   void StartReceive() noexcept;
+  void Deliver(std::span<const std::byte> bytes) noexcept;
+  void DeliverMessages(std::span<const std::byte> bytes) noexcept;
   void DeliverHeld() noexcept;
+  void Hold(std::span<const std::byte> bytes) noexcept;
+  void FailFrames(int code) noexcept;
+  void LoseBy(const Error& error) noexcept;
   void OnReceiveEnd(Result result) noexcept;
   void Note(const Error& error) noexcept;
   void Stalled(Stall& stall, const Error& error) noexcept;
@@ -226,6 +235,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   MessageQueue queue_;
   TrimPolicy trim_;
   ConnectionLimits limits_;
+  const Framing* framing_ = nullptr;
+  FrameReader frames_;
   const Keep keep_;
   Phase phase_ = Phase::kNone;
   WriteSide write_ = WriteSide::kOpen;

@@ -162,7 +162,8 @@ void LinkCore::OpenSession() {
   }
   connection_.Open(
       std::move(session_->socket),
-      {.high = options_->queue_high, .low = options_->queue_low, .max = options_->queue_max});
+      {.high = options_->queue_high, .low = options_->queue_low, .max = options_->queue_max},
+      options_->framing);
   Rearm();
   ReportState();
   if (!Call(options_->on_up)) return;

@@ -76,6 +76,9 @@ class LinkCore final : public Mortal,
   void Discard() noexcept override;
   // ConnectionOwner.
   void OnBytes(std::span<const std::byte> bytes) noexcept override;
+  void OnMessage(std::span<const std::byte> message) noexcept override {
+    Call(options_->on_message, message);
+  }
   void OnEndOfFile() noexcept override { Fire(LinkEvent::kFailed); }
   void OnLost() noexcept override { Fire(LinkEvent::kFailed); }
   void OnWritable() noexcept override;

@@ -48,6 +48,32 @@ void RequireMarks(Checker& checker, std::size_t high, std::size_t low, std::size
       .Require(max >= high, "queue_max", max, "not below queue_high");
 }
 
+std::string_view FramingRule(const Framing& framing) {
+  if (const auto* delimiter = std::get_if<Delimiter>(&framing)) {
+    return delimiter->max >= 1 ? "" : "max of at least 1 byte";
+  }
+  if (const auto* prefix = std::get_if<LengthPrefix>(&framing)) {
+    if (prefix->width < 1 || prefix->width > 8) return "width of 1 to 8 bytes";
+    return prefix->max >= 1 ? "" : "max of at least 1 byte";
+  }
+  const auto* framer = std::get_if<std::shared_ptr<const Framer>>(&framing);
+  if (framer == nullptr) return "";
+  if (*framer == nullptr) return "a Framer, not nullptr";
+  return (*framer)->max() >= 1 ? "" : "max() of at least 1 byte";
+}
+
+// Of LinkOptions or StreamOptions.
+template <class Options>
+void RequireFraming(Checker& checker, const Options& options) {
+  static constexpr std::array<std::string_view, 4> kNames = {"none", "Delimiter", "LengthPrefix",
+                                                             "Framer"};
+  const bool framed = options.framing.index() != 0;
+  const std::string_view rule = FramingRule(options.framing);
+  checker.Require(rule.empty(), "framing", kNames[options.framing.index()], rule)
+      .Require(framed || !options.on_message, "on_message", "{...}", "needs framing")
+      .Require(!framed || !options.on_data, "on_data", "{...}", "with framing it is on_message");
+}
+
 absl::Status CheckEndpoint(std::string_view field, const std::string& text, bool port_zero) {
   const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(text);
   if (!endpoint.ok()) {
@@ -134,6 +160,7 @@ absl::Status ValidateLinkOptions(const LinkOptions& options) {
       .Require(options.ping.size() <= options.queue_max, "ping",
                std::to_string(options.ping.size()) + " bytes", "not longer than queue_max");
   RequireMarks(checker, options.queue_high, options.queue_low, options.queue_max);
+  RequireFraming(checker, options);
   checker.Require(ValidateSocketOptions("LinkOptions", options.socket));
   return checker.status();
 }
@@ -158,6 +185,7 @@ absl::Status ValidateListenerOptions(const ListenerOptions& options) {
 absl::Status ValidateStreamOptions(const StreamOptions& options) {
   internal::Checker checker("StreamOptions");
   internal::RequireMarks(checker, options.queue_high, options.queue_low, options.queue_max);
+  internal::RequireFraming(checker, options);
   checker.Require(options.drain >= Duration::zero(), "drain", options.drain, "not negative");
   return checker.status();
 }

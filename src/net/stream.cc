@@ -73,9 +73,9 @@ void StreamCore::Start(std::shared_ptr<const StreamOptions> options, void* user)
   stage_ = Stage::kOpen;
   const StreamOptions& numbers = ValidateStreamOptions(*options_).ok() ? *options_ : defaults;
   drain_ = numbers.drain;
-  connection_.Open(
-      std::move(socket_),
-      {.high = numbers.queue_high, .low = numbers.queue_low, .max = numbers.queue_max});
+  connection_.Open(std::move(socket_),
+                   {.high = numbers.queue_high, .low = numbers.queue_low, .max = numbers.queue_max},
+                   numbers.framing);
   if (paused) connection_.Pause();
 }
 
@@ -126,10 +126,6 @@ void StreamCore::Drop(const Error& error) {
 SocketAddress StreamCore::local() const noexcept {
   const int fd = socket_ != nullptr ? socket_->fd : connection_.fd();
   return fd < 0 ? SocketAddress() : LocalAddressOf(core_.kernel(), fd);
-}
-
-void StreamCore::OnBytes(std::span<const std::byte> bytes) noexcept {
-  Call(options_->on_data, bytes);
 }
 
 void StreamCore::OnEndOfFile() noexcept {

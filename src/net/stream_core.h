@@ -42,7 +42,12 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
   [[nodiscard]] void* user() const noexcept { return user_; }
 
   // ConnectionOwner.
-  void OnBytes(std::span<const std::byte> bytes) noexcept override;
+  void OnBytes(std::span<const std::byte> bytes) noexcept override {
+    Call(options_->on_data, bytes);
+  }
+  void OnMessage(std::span<const std::byte> message) noexcept override {
+    Call(options_->on_message, message);
+  }
   void OnEndOfFile() noexcept override;
   void OnLost() noexcept override { connection_.Settle({}); }
   void OnWritable() noexcept override { Call(options_->on_writable); }

@@ -195,13 +195,12 @@ class ForkInCallbackTest : public ForkTest {
     child_ = ::fork();
     ASSERT_GE(child_, 0);
     if (child_ > 0) return;
+    calls_ = 0;
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::alarm(20);
   }
-  // Runs on in both; the child ends here.
+  // A callback of it forks. Runs on in both processes; the child ends here.
   void RunBoth() {
-    calls_ = 0;
-    reactor().Post([this] { Fork(); });
     reactor().Post([this] { ++calls_; });
     const absl::Status status = reactor().RunFor(50ms);
     if (child_ == 0) ::_exit(SaysForked(status) ? calls_ : 100);
@@ -221,6 +220,7 @@ class ForkInCallbackTest : public ForkTest {
 
 TEST_P(ForkInCallbackTest, TheChildOfAPostIsToldAndTheParentGoesOn) {
   ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  reactor().Post([this] { Fork(); });
   ASSERT_NO_FATAL_FAILURE(RunBoth());
   ExpectThatAllGoesOn();
 }
@@ -251,6 +251,26 @@ TEST_P(ForkInCallbackTest, TheChildOfAReceiveIsToldAndTakesNoByteOfTheParents) {
   const std::size_t written = WriteAvailable(ends.peer, much);
   ASSERT_NO_FATAL_FAILURE(RunBoth());
   EXPECT_TRUE(RunUntil([&] { return received.size() == written; })) << received.size();
+  ends.stream.reset();
+  ExpectThatAllGoesOn();
+}
+
+// All of them in one receive.
+TEST_P(ForkInCallbackTest, TheChildOfAMessageIsToldNoOther) {
+  ASSERT_NO_FATAL_FAILURE(MakeConnections());
+  std::string received;
+  auto options = std::make_shared<StreamOptions>();
+  options->framing = Delimiter{};
+  options->on_message = [&](Stream&, std::span<const std::byte> line) {
+    if (child_ == 0) ++calls_;
+    received += AsText(line);
+    Fork();
+  };
+  Ends ends = MakeEnds();
+  ends.stream->Start(options);
+  ASSERT_EQ(WriteAvailable(ends.peer, "a\nb\nc\n"), 6u);
+  ASSERT_NO_FATAL_FAILURE(RunBoth());
+  EXPECT_TRUE(RunUntil([&] { return received == "abc"; })) << received;
   ends.stream.reset();
   ExpectThatAllGoesOn();
 }
