@@ -147,6 +147,12 @@ class Reactor {
   // Makes Run return after its turn; what was posted before by the same thread runs first. Links stay
   // as they are. Any thread, async-signal-safe; sticky until the next Run has returned for it.
   void Stop() noexcept;
+  // Closes all that is open on this reactor: listeners at once, links and streams as their Close(drain)
+  // does, also those that were being closed with more time left. Each is told its on_closed; then `done` is
+  // called, from the loop. What is made meanwhile is neither closed nor waited for; timers, watchers and
+  // posts go on, and so does Run. Any further one may make the time shorter, and is told as well.
+  //   reactor->Shutdown(5s, [&] { reactor->Stop(); });
+  void Shutdown(Duration drain, absl::AnyInvocable<void()> done = {});
   // Runs `function` on the reactor's thread, never inline; FIFO for each posting thread. Any thread.
   void Post(absl::AnyInvocable<void()> function);
   // Calls back with a non-empty set of WatchEvents for as long as one of them holds (level-triggered).

@@ -152,6 +152,12 @@ void Connection::Drain(Instant deadline) noexcept {
   owner_.OnDeadlineChanged();
 }
 
+void Connection::HastenDrain(Instant deadline) noexcept {
+  if (phase_ != Phase::kDraining || deadline >= drain_deadline_) return;
+  drain_deadline_ = deadline;
+  owner_.OnDeadlineChanged();
+}
+
 void Connection::Settle(const Error& why) noexcept {
   HOLDFAST_CHECK(phase_ != Phase::kNone);
   if (phase_ == Phase::kSettling) return;

@@ -130,6 +130,8 @@ class Connection final : public SocketEvents, public Flushable, public Deferred 
   // Flushes, shuts the write side, reads to the end of file, waits until everything is acknowledged;
   // settles then, or when `deadline` has passed. OnSettled follows, or OnLost.
   void Drain(Instant deadline) noexcept;
+  // While it drains: by then at the latest.
+  void HastenDrain(Instant deadline) noexcept;
   // Ends it: cancels what is in flight; OnSettled follows, never inside this call. `why` says that we
   // declare it dead; not failed(): it died by itself, find out how.
   void Settle(const Error& why) noexcept;

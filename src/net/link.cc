@@ -268,6 +268,7 @@ void LinkCore::Report() {
 }
 
 void LinkCore::ReportEnd() {
+  core_.Leave(*this);
   retry_in_.reset();
   const Down down = MakeDown();
   Closed closed;

@@ -28,6 +28,7 @@ std::unique_ptr<Link> LinkCore::Create(ReactorCore& core,
   ++population.handles;
   ++population.cores;
   ++population.links;
+  core.Enlist(*link);
   // Last: a token that was triggered already posts here and now.
   if (link->options_->stop.stop_possible()) {
     link->stop_.emplace(link->options_->stop, StopPoster{link});
@@ -56,6 +57,7 @@ LinkCore::LinkCore(ReactorCore& core, std::shared_ptr<const LinkOptions> options
 
 void LinkCore::Abandon() noexcept {
   handle_ = nullptr;
+  core_.Leave(*this);
   stop_.reset();  // Waits for a poster on another thread; after it nothing is posted.
   task_ = Task::kNone;
   if (Deferred::linked()) Deferred::Unlink();
@@ -121,6 +123,14 @@ void LinkCore::Resume() noexcept {
   connection_.Resume();
   liveness_.OnResumed(core_.now());
   Rearm();
+}
+
+void LinkCore::ShutDown(Duration drain) noexcept {
+  if (state() == LinkState::kDraining) {
+    connection_.HastenDrain(SaturatingAdd(core_.now(), drain));
+  } else {
+    Close(drain, ClosedReason::kUser);
+  }
 }
 
 LinkStats LinkCore::stats() const noexcept {

@@ -34,6 +34,7 @@ namespace holdfast::internal {
 class LinkCore final : public Mortal,
                        public Deferred,
                        public MailNode,
+                       public Closable,
                        public ConnectionOwner,
                        public DialerOwner,
                        private TimerNode {
@@ -70,10 +71,11 @@ class LinkCore final : public Mortal,
   [[nodiscard]] const LinkOptions& options() const noexcept { return *options_; }
   [[nodiscard]] ReactorCore& reactor() const noexcept { return core_; }
 
-  // Deferred, MailNode (the stop token's).
+  // Deferred, MailNode (the stop token's), Closable.
   void RunDeferred() noexcept override;
   void Deliver() noexcept override;
   void Discard() noexcept override;
+  void ShutDown(Duration drain) noexcept override;
   // ConnectionOwner.
   void OnBytes(std::span<const std::byte> bytes) noexcept override;
   void OnMessage(std::span<const std::byte> message) noexcept override {

@@ -46,6 +46,7 @@ absl::StatusOr<std::unique_ptr<Listener>> ListenerCore::Create(ReactorCore& core
   ++population.cores;
   ++population.listeners;
   ++population.sockets;
+  core.Enlist(*listener);
   listener->handle_ = handle.get();
   handle->core_ = listener.release();
   return handle;
@@ -65,6 +66,7 @@ ListenerCore::ListenerCore(ReactorCore& core, ListenerOptions options, void* use
 
 void ListenerCore::Abandon() noexcept {
   handle_ = nullptr;
+  core_.Leave(*this);
   --core_.population().handles;
   --core_.population().listeners;
   if (stage_ != Stage::kClosed) return Close();
@@ -85,6 +87,7 @@ void ListenerCore::RunDeferred() noexcept {
   core_.backend().Close(socket_);
   --core_.population().sockets;
   stage_ = Stage::kClosed;
+  core_.Leave(*this);
   if (handle_ == nullptr) {
     --core_.population().cores;
     core_.Bury(*this);

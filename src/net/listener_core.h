@@ -15,7 +15,11 @@
 
 namespace holdfast::internal {
 
-class ListenerCore final : public Mortal, public Deferred, public SocketEvents, private TimerNode {
+class ListenerCore final : public Mortal,
+                           public Deferred,
+                           public SocketEvents,
+                           public Closable,
+                           private TimerNode {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Listener>> Create(ReactorCore& core,
                                                                         ListenerOptions options,
@@ -29,6 +33,8 @@ class ListenerCore final : public Mortal, public Deferred, public SocketEvents, 
   [[nodiscard]] const ListenerStats& stats() const noexcept { return stats_; }
   [[nodiscard]] void* user() const noexcept { return user_; }
 
+  // Closable.
+  void ShutDown(Duration) noexcept override { Close(); }
   // Deferred: closes once nothing is in flight.
   void RunDeferred() noexcept override;
   // SocketEvents. Only accepts are ever started here.

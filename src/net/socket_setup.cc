@@ -12,7 +12,8 @@ namespace {
 SocketSettings ToSettings(const SocketOptions& options) {
   return {.nodelay = options.nodelay,
           .send_buffer = options.send_buffer,
-          .receive_buffer = options.receive_buffer};
+          .receive_buffer = options.receive_buffer,
+          .notsent_lowat = options.notsent_lowat};
 }
 
 Error ErrorOf(Call call, int result) { return result < 0 ? Classify(call, -result) : Error{}; }
@@ -28,6 +29,10 @@ absl::Status ValidateSocketOptions(const char* owner, const SocketOptions& optio
   if (options.receive_buffer < 0) {
     return absl::InvalidArgumentError(
         prefix + "receive_buffer = " + std::to_string(options.receive_buffer) + ": not negative");
+  }
+  if (options.notsent_lowat < 0) {
+    return absl::InvalidArgumentError(
+        prefix + "notsent_lowat = " + std::to_string(options.notsent_lowat) + ": not negative");
   }
   if (!options.bind_address.empty()) {
     const absl::StatusOr<Endpoint> endpoint = Endpoint::Parse(options.bind_address);

@@ -25,6 +25,7 @@ std::unique_ptr<Stream> StreamCore::Create(ReactorCore& core,
   ++population.handles;
   ++population.cores;
   ++population.streams;
+  core.Enlist(*stream);
   return handle;
 }
 
@@ -42,6 +43,7 @@ StreamCore::StreamCore(ReactorCore& core, std::unique_ptr<Socket> socket)
 
 void StreamCore::Abandon() noexcept {
   handle_ = nullptr;
+  core_.Leave(*this);
   --core_.population().handles;
   --core_.population().streams;
   core_.Cancel(*this);
@@ -60,6 +62,7 @@ void StreamCore::CloseUnstarted() noexcept {
   --core_.population().sockets;
   socket_.reset();
   stage_ = Stage::kClosed;
+  core_.Leave(*this);
 }
 
 void StreamCore::Start(std::shared_ptr<const StreamOptions> options, void* user) {
@@ -116,6 +119,14 @@ void StreamCore::Close(Duration drain) {
   }
 }
 
+void StreamCore::ShutDown(Duration drain) noexcept {
+  if (stage_ == Stage::kClosing) {
+    connection_.HastenDrain(SaturatingAdd(core_.now(), drain));
+  } else {
+    Close(drain);
+  }
+}
+
 void StreamCore::Drop(const Error& error) {
   if (unstarted()) return CloseUnstarted();
   if (stage_ == Stage::kClosed) return;
@@ -139,6 +150,7 @@ void StreamCore::OnEndOfFile() noexcept {
 
 void StreamCore::OnSettled(const SessionEnd& end) noexcept {
   stage_ = Stage::kClosed;
+  core_.Leave(*this);
   core_.Cancel(*this);
   if (handle_ == nullptr) {
     --core_.population().cores;

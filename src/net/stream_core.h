@@ -13,7 +13,7 @@
 
 namespace holdfast::internal {
 
-class StreamCore final : public Mortal, public ConnectionOwner, private TimerNode {
+class StreamCore final : public Mortal, public ConnectionOwner, public Closable, private TimerNode {
  public:
   // Takes the open, idle socket over.
   [[nodiscard]] static std::unique_ptr<Stream> Create(ReactorCore& core,
@@ -41,6 +41,8 @@ class StreamCore final : public Mortal, public ConnectionOwner, private TimerNod
   [[nodiscard]] SocketAddress peer() const noexcept { return peer_; }
   [[nodiscard]] void* user() const noexcept { return user_; }
 
+  // Closable.
+  void ShutDown(Duration drain) noexcept override;
   // ConnectionOwner.
   void OnBytes(std::span<const std::byte> bytes) noexcept override {
     Call(options_->on_data, bytes);

@@ -27,6 +27,9 @@ absl::Status Reactor::RunFor(Duration duration) {
 }
 absl::Status Reactor::Poll() { return core_->Poll(); }
 void Reactor::Stop() noexcept { core_->Stop(); }
+void Reactor::Shutdown(Duration drain, absl::AnyInvocable<void()> done) {
+  core_->Shutdown(drain, std::move(done));
+}
 void Reactor::Post(absl::AnyInvocable<void()> function) { core_->Post(std::move(function)); }
 absl::StatusOr<std::unique_ptr<Watcher>> Reactor::Watch(
     int fd, unsigned events, absl::AnyInvocable<void(unsigned)> callback) {

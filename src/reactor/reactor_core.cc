@@ -144,6 +144,8 @@ ReactorCore::~ReactorCore() {
   HOLDFAST_CHECK(!in_turn_);                 // Never destroyed from inside a callback.
   DiscardMail();                             // It may own handles.
   HOLDFAST_CHECK(population_.handles == 0);  // It outlives everything made on it.
+  shutdowns_.clear();
+  if (shutdown_notice_.linked()) shutdown_notice_.Unlink();
   AwaitLastCompletions();
   BuryAll();
   while (!deferred_.empty()) RunDeferred();  // What the buried have lent is given back.
@@ -248,6 +250,36 @@ void ReactorCore::Turn(Instant until) {
   turn_max_ = std::max<Duration>(turn_max_, kernel_.ClockNow() - begin);
   if (forked()) return;  // A callback was: CheckBackend says so.
   WaitUntil(until);
+}
+
+// --- Shutdown.
+
+void ReactorCore::Shutdown(Duration drain, absl::AnyInvocable<void()> done) {
+  if (forked()) return;
+  shutdowns_.push_back(std::move(done));
+  // Also what an earlier one is closing: it may have less time now.
+  IntrusiveList<Closable, TaggedListNode<Closable>> batch;
+  batch.Splice(open_);
+  batch.Splice(closing_);
+  while (Closable* closable = batch.PopFront()) {
+    closing_.PushBack(*closable);
+    closable->ShutDown(std::max(drain, Duration::zero()));
+  }
+  if (closing_.empty()) Defer(shutdown_notice_);
+}
+
+void ReactorCore::Leave(Closable& closable) noexcept {
+  if (!closable.linked()) return;
+  closable.Unlink();
+  // Deferred: its on_closed comes first.
+  if (!shutdowns_.empty() && closing_.empty()) Defer(shutdown_notice_);
+}
+
+void ReactorCore::TellShutdown() noexcept {
+  if (forked() || !closing_.empty()) return;  // Another Shutdown came meanwhile.
+  for (absl::AnyInvocable<void()>& done : std::exchange(shutdowns_, {})) {
+    if (done && !forked()) done();
+  }
 }
 
 void ReactorCore::DiscardMail() noexcept {

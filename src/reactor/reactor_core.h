@@ -7,13 +7,14 @@
 //     +-> completions (128) -> timers (256) -> posts -> deferred -> flush -> bury -> wait --+
 //     +--------------------------------------------------------------------------------------+
 //
-// Three small interfaces serve floor 5:
+// Four small interfaces serve floor 5:
 //   Deferred   "call me from the loop, not from inside this call": the law that nothing calls back from
 //              inside the call that caused it. Run once, in this turn or the next.
 //   Flushable  "I have bytes": asked once a turn, just before the wait, so that everything a turn sends
 //              on a connection leaves in one system call.
 //   Mortal     what may be in use further up the stack is buried, not deleted: freed at the end of the
 //              turn, when nobody can be inside it any more.
+//   Closable   what Shutdown closes, from its creation until its on_closed is due.
 #ifndef HOLDFAST_REACTOR_REACTOR_CORE_H_
 #define HOLDFAST_REACTOR_REACTOR_CORE_H_
 
@@ -22,6 +23,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <holdfast/reactor.h>
 #include "absl/functional/any_invocable.h"
@@ -62,6 +64,16 @@ class Mortal : public TaggedListNode<Mortal> {
   virtual ~Mortal() = default;
 };
 
+class Closable : public TaggedListNode<Closable> {
+ public:
+  // ReactorCore::Leave follows, also at once; no callback of the user's inside this call. Once more where it
+  // is being closed: with less time, perhaps.
+  virtual void ShutDown(Duration drain) noexcept = 0;
+
+ protected:
+  ~Closable() = default;
+};
+
 class ReactorCore {
  public:
   static absl::StatusOr<std::unique_ptr<ReactorCore>> Create(const ReactorOptions& options);
@@ -73,6 +85,7 @@ class ReactorCore {
   absl::Status Run(Instant until);  // kNever: until Stop.
   absl::Status Poll();
   void Stop() noexcept;
+  void Shutdown(Duration drain, absl::AnyInvocable<void()> done);
   void Post(absl::AnyInvocable<void()> function);
   // Destroys what was posted and not yet run, and what that posts.
   void DiscardMail() noexcept;
@@ -117,6 +130,9 @@ class ReactorCore {
   void PostNode(MailNode& node) noexcept;
   // Deletes `mortal` at the end of the turn; at once when no turn is on.
   void Bury(Mortal& mortal) noexcept;
+  // From creation to on_closed, or the end of the handle. Leave is a no-op for what has left.
+  void Enlist(Closable& closable) noexcept { open_.PushBack(closable); }
+  void Leave(Closable& closable) noexcept;
   // Every Error that reaches a user or decides over a connection passes here once.
   void Count(const Error& error) noexcept {
     if (error.error_class == ErrorClass::kInvalid) ++bugs_;
@@ -154,6 +170,14 @@ class ReactorCore {
   }
   void Wake() noexcept;
 
+  // Tells that a shutdown is over.
+  struct ShutdownNotice final : Deferred {
+    explicit ShutdownNotice(ReactorCore& owner) noexcept : core(owner) {}
+    void RunDeferred() noexcept override { core.TellShutdown(); }
+    ReactorCore& core;
+  };
+  void TellShutdown() noexcept;
+
   Kernel& kernel_;
   const ForkMark fork_;
   std::unique_ptr<Backend> backend_;
@@ -168,6 +192,10 @@ class ReactorCore {
   IntrusiveList<Deferred, TaggedListNode<Deferred>> deferred_;
   IntrusiveList<Flushable, TaggedListNode<Flushable>> dirty_;
   IntrusiveList<Mortal, TaggedListNode<Mortal>> graveyard_;
+  IntrusiveList<Closable, TaggedListNode<Closable>> open_;
+  IntrusiveList<Closable, TaggedListNode<Closable>> closing_;  // By Shutdown.
+  std::vector<absl::AnyInvocable<void()>> shutdowns_;          // To be told once that is empty.
+  ShutdownNotice shutdown_notice_{*this};
   std::atomic<bool> stop_{false};
   bool in_turn_ = false;  // True exactly while user code may be on the stack below a turn.
   bool everything_dispatched_ = true;

@@ -158,6 +158,8 @@ int ApplySettings(Kernel& kernel, int fd, int domain, const SocketSettings& sett
   // An urgent byte (tcp(7), MSG_OOB) is then read like any other. Taken out of the stream it would be
   // counted as received and never be read, and so look like the peer's FIN (machine/death.h).
   set(IsTcp(domain), SOL_SOCKET, SO_OOBINLINE, 1);
+  set(settings.notsent_lowat > 0 && IsTcp(domain), IPPROTO_TCP, TCP_NOTSENT_LOWAT,
+      settings.notsent_lowat);
   return result;
 }
 

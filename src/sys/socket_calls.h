@@ -51,6 +51,7 @@ struct SocketSettings {
   bool nodelay = false;
   int send_buffer = 0;
   int receive_buffer = 0;
+  int notsent_lowat = 0;
   bool reuse_address = false;
   bool reuse_port = false;
 };

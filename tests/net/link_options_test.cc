@@ -81,6 +81,7 @@ const std::vector<BadOption>& BadOptions() {
       {"drain", "-1s", [](LinkOptions& o) { o.drain = -1s; }},
       {"socket.send_buffer", "-1", [](LinkOptions& o) { o.socket.send_buffer = -1; }},
       {"socket.receive_buffer", "-2", [](LinkOptions& o) { o.socket.receive_buffer = -2; }},
+      {"socket.notsent_lowat", "-3", [](LinkOptions& o) { o.socket.notsent_lowat = -3; }},
       {"socket.bind_address", "nowhere", [](LinkOptions& o) { o.socket.bind_address = "nowhere"; }},
       {"socket.bind_address", "a-name:0",
        [](LinkOptions& o) { o.socket.bind_address = "a-name:0"; }},
@@ -230,6 +231,7 @@ TEST_P(LinkOptionsTest, TheSocketIsSetUpAsAskedForBeforeItConnects) {
   bool connected_too_early = false;
   options.socket.send_buffer = 30'000;
   options.socket.receive_buffer = 20'000;
+  options.socket.notsent_lowat = 16'384;
   options.socket.on_socket = [&](int socket) {
     fd = socket;
     sockaddr_storage storage;
@@ -245,6 +247,7 @@ TEST_P(LinkOptionsTest, TheSocketIsSetUpAsAskedForBeforeItConnects) {
   // socket(7): the kernel doubles what is asked for.
   EXPECT_EQ(IntOption(fd, SOL_SOCKET, SO_SNDBUF), 60'000);
   EXPECT_EQ(IntOption(fd, SOL_SOCKET, SO_RCVBUF), 40'000);
+  EXPECT_EQ(IntOption(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT), 16'384);
   // The kernel's own limits: keepalive after half of silence_max, all over at twice of it.
   EXPECT_EQ(IntOption(fd, SOL_SOCKET, SO_KEEPALIVE), 1);
   EXPECT_EQ(IntOption(fd, IPPROTO_TCP, TCP_KEEPIDLE), 10);

@@ -124,6 +124,18 @@ TEST_P(LinkShutdownTest, CloseInEveryStateEndsInOneOnClosedWhichIsLast) {
   }
 }
 
+TEST_P(LinkShutdownTest, TheReactorsShutdownInEveryStateIsACloseThatIsTold) {
+  for (const LinkState state : kStates) {
+    diary_ = {};
+    Scene scene = MakeIn(state);
+    std::string at_the_end;
+    reactor().Shutdown(10s, [&] { at_the_end = diary_.Text() + " done"; });
+    LetThePeerEnd(scene);
+    ASSERT_TRUE(RunUntil([&] { return !at_the_end.empty(); })) << ToString(state);
+    EXPECT_EQ(at_the_end, Expected(state, "user") + " done") << ToString(state);
+  }
+}
+
 TEST_P(LinkShutdownTest, CloseWithoutTimeEndsAtOnceInEveryState) {
   for (const LinkState state : kStates) {
     diary_ = {};
