@@ -211,6 +211,9 @@ demo: all ## server up, killed, revived; the link comes back, on both backends
 test: all tests ## build and run all tests; SUITES="base core" and FILTER='Timer*' narrow them
 	$(Q)$(PYTHON) -B tools/check/run_tests.py --bin $(BIN) --log $(OUT)/test --sanitize='$(SANITIZE)' $(if $(FILTER),--filter='$(FILTER)') $(SUITES)
 
+proof: ## what links say became of their messages, against what a real peer has read that is killed, stopped, cut off: 2,000 rounds, as root, 3 min
+	$(Q)+HOLDFAST_PROOF=whole HOLDFAST_TEST_TIMEOUT=1800 $(MAKE) test SUITES=proof
+
 matrix: ## every broken network and every death of docs/kernel.md, 8,000 links given up: in namespaces, as root, 9 min
 	$(Q)+HOLDFAST_MATRIX=whole HOLDFAST_TEST_TIMEOUT=1800 $(MAKE) test SUITES=netns
 
@@ -223,7 +226,7 @@ asan: ## the tests under AddressSanitizer, LeakSanitizer and UBSan
 # A simulated world and the sweep are one thread by construction: there is nothing for ThreadSanitizer to
 # see. Nor is there in the programs that strace(1) holds up at every call, or that tests/chaos measures.
 tsan: ## the tests under ThreadSanitizer, but for those that are one thread
-	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep chaos,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
+	$(Q)+$(MAKE) SANITIZE=thread test SUITES='$(filter-out sim herd fuzz strace sweep chaos proof,$(SUITES))' FILTER='$(or $(FILTER),-Sim/*)'
 
 coverage: ## lines and branches that the tests reach, by clang's count; the table goes to $(BUILD)/coverage
 	$(call require_tool,llvm-cov,llvm)
@@ -349,7 +352,7 @@ help: ## this list
 	  'PREFIX=/usr/local' 'where install puts things; DESTDIR= goes before it' \
 	  'V=1' 'show the commands'
 
-.PHONY: all lib tests demo coverage sim matrix sweep chaos herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
+.PHONY: all lib tests demo coverage sim matrix proof sweep chaos herd fuzz fuzz-merge fuzz-targets mutants mutants-drawn test asan tsan check $(filter check-%,$(CHECKS)) check-no-uring format tidy docs clean install uninstall help FORCE
 
 # --- How to make it --------------------------------------------------------------------------------------
 

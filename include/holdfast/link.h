@@ -124,8 +124,8 @@ struct SendResult {
 };
 
 struct SendOptions {
-  // Worthless later: not begun by then, it is never sent, and on_expired hands it back. Counts from
-  // Send, goes on while the link is down; 0 = no limit.
+  // Worthless later: not begun by then, it is not sent, and on_expired hands it back; nor is it sent again.
+  // Counts from Send, goes on while the link is down; 0 = no limit.
   Duration ttl{0};
 };
 
@@ -199,7 +199,8 @@ struct LinkOptions {
   absl::AnyInvocable<void(Link&, const Closed&) const> on_closed = {};
   // Once for each return of writable() to true.
   absl::AnyInvocable<void(Link&) const> on_writable = {};
-  // A message outlived its ttl and was never sent; the view dies with the call.
+  // A message outlived its ttl. Its fate() is kUnsent: it never left; or kInDoubt: a session that was lost
+  // had begun it, and no other will. The view dies with the call.
   absl::AnyInvocable<void(Link&, const Message&) const> on_expired = {};
   // The peer has been silent for half of silence_max, or ping_interval has passed: make it talk, with
   // Ping() or Send(). Instead of, or beside, `ping`; also where that was skipped (Ping).

@@ -25,7 +25,8 @@ namespace holdfast::test {
 // What stands before every message of a recorded connection.
 struct MessageHeader {
   static constexpr std::uint32_t kMessage = 0x4d455353;
-  static constexpr std::uint32_t kPing = 0x50494e47;  // Not counted.
+  static constexpr std::uint32_t kPing = 0x50494e47;   // Not counted.
+  static constexpr std::uint32_t kHello = 0x48454c4f;  // Nor this: says which session it is.
 
   std::uint32_t kind = kMessage;
   std::uint32_t size = sizeof(MessageHeader);  // With this header.
