@@ -282,7 +282,7 @@ TEST(FrameReaderTest, AfterTheEndEverythingIsDropped) {
 }
 
 TEST(FrameReaderTest, WithoutMemoryItSaysSo) {
-  for (const std::size_t successes : {0, 1}) {
+  for (const std::size_t successes : {0u, 1u}) {
     FrameReader reader;
     const Framing framing = Delimiter{'\n', 1000};
     const FailingNew no_memory(successes);
