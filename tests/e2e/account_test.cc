@@ -62,7 +62,7 @@ TEST_P(AccountTest, HoldsWhenTheServerIsKilledUnderLoad) {
                    "--backoff_max=50ms", "--account=" + File("account")});
   for (int i = 0; i < 5; ++i) {
     ASSERT_TRUE(client->Await("up"));
-    server->Kill();
+    Kill(*server, File("log"));
     server = StartServer(address_, {"--log=" + File("log")});
   }
   ASSERT_TRUE(client->Await("up"));

@@ -77,7 +77,7 @@ TEST_P(ReplayTest, HoldsWhenTheServerIsKilledUnderLoad) {
     const auto client = StartReplaying(policy, {"--depth=512", "--size=1024"});
     for (int i = 0; i < 8; ++i) {
       ASSERT_TRUE(client->Await("up"));
-      server->Kill();
+      Kill(*server, File("log"));
       server = StartServer(address_, {"--log=" + File("log")});
     }
     ASSERT_TRUE(client->Await("up"));
