@@ -249,7 +249,7 @@ std::optional<Instant> Connection::LastHeard() const noexcept {
 }
 
 bool Connection::DiedUnseen() const noexcept {
-  return socket_ != nullptr && ReadTcpState(core_.kernel(), socket_->fd) == kTcpClose;
+  return ReadTcpState(core_.kernel(), socket_->fd) == kTcpClose;
 }
 
 // The last thing its caller does: OnWritable may end everything.

@@ -366,6 +366,7 @@ class Client {
   void Send(std::size_t size) {
     EXPECT_EQ(::send(fd_.get(), buffer_.data(), size, MSG_NOSIGNAL), static_cast<ssize_t>(size));
   }
+  void SendLineEnd() { EXPECT_EQ(::send(fd_.get(), "\n", 1, MSG_NOSIGNAL), 1); }
   // What has come since; -1 at the end.
   [[nodiscard]] ssize_t Receive() {
     const ssize_t size = ::recv(fd_.get(), buffer_.data(), buffer_.size(), MSG_DONTWAIT);
@@ -478,6 +479,36 @@ TEST_P(StreamAllocationTest, WhatArrivesWhileAStreamIsPausedIsKeptOrTheStreamIsL
     if (closed.has_value()) {
       EXPECT_TRUE(FailingHeap::struck());
       EXPECT_EQ(closed->error.error_class, ErrorClass::kResource);
+    }
+    stream_.reset();
+  });
+}
+
+TEST_P(StreamAllocationTest, AMessageThatComesInPartsIsToldWholeOrTheStreamIsLost) {
+  auto options = std::make_shared<StreamOptions>();
+  std::size_t received = 0;
+  std::optional<StreamClosed> closed;
+  options->framing = Delimiter{'\n', 100'000};
+  options->on_message = [&](Stream&, std::span<const std::byte> message) {
+    received += message.size();
+  };
+  options->on_closed = [&](Stream&, const StreamClosed& end) { closed = end; };
+  options_ = options;
+  Sweep([&](Scene& scene) {
+    const std::unique_ptr<Listener> listener = Listen(scene);
+    Client client;
+    received = 0;
+    closed.reset();
+    EXPECT_TRUE(Accepted(scene, *listener, client));
+    for (int i = 0; i < 4; ++i) client.Send(16384);
+    client.SendLineEnd();
+    EXPECT_TRUE(scene.Until([&] { return received > 0 || closed.has_value(); }));
+    if (closed.has_value()) {
+      EXPECT_TRUE(FailingHeap::struck());
+      EXPECT_EQ(closed->error.error_class, ErrorClass::kResource);
+      EXPECT_EQ(received, 0u);
+    } else {
+      EXPECT_EQ(received, 4 * 16384u);
     }
     stream_.reset();
   });

@@ -1,4 +1,5 @@
 // Framed links and streams: whole messages to on_message, whatever the user does in it.
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -161,6 +162,25 @@ TEST_P(FramingTest, APauseHoldsTheMessagesBehind) {
   EXPECT_EQ(lines_, (Lines{"blink", "stop", "b", "stop", "c", "half"}));
 }
 
+TEST_P(FramingTest, APauseBehindTheLastMessageHoldsWhatIsStillToCome) {
+  RawServer server;
+  LinkOptions options = LineOptions(server);
+  options.on_message = [&](Link& link, std::span<const std::byte> line) {
+    lines_.emplace_back(AsText(line));
+    link.PauseReceive();
+  };
+  Fd peer;
+  std::unique_ptr<Link> link = MakeUp(server, peer, std::move(options));
+  ASSERT_EQ(WriteAvailable(peer, "a\n"), 2u);
+  ASSERT_TRUE(RunUntil([&] { return lines_.size() == 1; }));
+  ASSERT_EQ(WriteAvailable(peer, "b\n"), 2u);
+  EXPECT_TRUE(reactor().RunFor(10ms).ok());
+  EXPECT_EQ(lines_, Lines{"a"});
+  link->ResumeReceive();
+  ASSERT_TRUE(RunUntil([&] { return lines_.size() == 2; }));
+  EXPECT_EQ(lines_, (Lines{"a", "b"}));
+}
+
 TEST_P(FramingTest, TheEndOfThePeerWaitsBehindTheMessagesThatAreHeld) {
   RawServer server;
   LinkOptions options = LineOptions(server);
@@ -254,6 +274,27 @@ TEST_P(StreamFramingTest, AStreamIsToldWholeMessagesAndMayAnswerEach) {
   ASSERT_TRUE(RunUntil([&] { return diary.closes == 1; }));
   EXPECT_EQ(diary.closed.error.error_class, ErrorClass::kProtocol);
   EXPECT_EQ(diary.closed.error.ToString(), "receive: Message too long (EMSGSIZE)");
+}
+
+TEST_P(StreamFramingTest, APauseWhileItClosesDropsTheMessagesBehind) {
+  std::vector<std::string> lines;
+  std::optional<StreamClosed> end;
+  StreamOptions options;
+  options.framing = Delimiter{};
+  options.on_message = [&](Stream& stream, std::span<const std::byte> line) {
+    lines.emplace_back(AsText(line));
+    stream.PauseReceive();
+  };
+  options.on_closed = [&](Stream&, const StreamClosed& closed) { end = closed; };
+  Ends ends = MakeEnds();
+  ends.stream->Start(std::make_shared<const StreamOptions>(std::move(options)));
+  ends.stream->Close(1h);
+  ASSERT_EQ(WriteAvailable(ends.peer, "a\nb\nc\n"), 6u);
+  ASSERT_EQ(::shutdown(ends.peer.get(), SHUT_WR), 0);
+  ASSERT_TRUE(RunUntil([&] { return end.has_value(); }));
+  EXPECT_EQ(lines, std::vector<std::string>{"a"});
+  EXPECT_EQ(end->bytes_received, 6u);
+  EXPECT_EQ(end->error.error_class, ErrorClass::kCancelled);
 }
 
 // --- Options.

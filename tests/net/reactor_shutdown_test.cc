@@ -137,6 +137,17 @@ TEST_P(ReactorShutdownTest, WhatIsBeingClosedHasNoMoreTimeThanTheRest) {
   EXPECT_EQ(link->state(), LinkState::kClosed);
 }
 
+TEST_P(ReactorShutdownTest, WhatIsDroppedEndsAtOnceAllTheSame) {
+  std::unique_ptr<Listener> listener = MakeListener(WritingOptions());
+  const Fd peer = ConnectTo(listener->local());
+  ASSERT_TRUE(RunUntil([&] { return streams_.size() == 1; }));
+  streams_[0]->Drop(Error::Protocol());
+  Shutdown(1h);
+  ASSERT_TRUE(RunUntilDone());
+  std::sort(lines_.begin(), lines_.end() - 1);
+  EXPECT_EQ(lines_, (Lines{"listener", "stream", "done"}));
+}
+
 TEST_P(ReactorShutdownTest, HandlesMayEndInsteadOfClosing) {
   RawServer server;
   Fd peer;
